@@ -87,11 +87,15 @@ class Attention:
     has_sinks: bool = False  # one learned logit a head that takes part in the softmax
 
     def __post_init__(self) -> None:
-        _require(self.num_heads > 0 and self.num_kv_heads > 0 and self.head_size > 0,
-                 f"attention sizes must be positive: heads {self.num_heads}, "
-                 f"kv heads {self.num_kv_heads}, head size {self.head_size}")
-        _require(self.num_heads % self.num_kv_heads == 0,
-                 f"{self.num_heads} heads cannot be grouped over {self.num_kv_heads} kv heads")
+        _require(
+            self.num_heads > 0 and self.num_kv_heads > 0 and self.head_size > 0,
+            f"attention sizes must be positive: heads {self.num_heads}, "
+            f"kv heads {self.num_kv_heads}, head size {self.head_size}",
+        )
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"{self.num_heads} heads cannot be grouped over {self.num_kv_heads} kv heads",
+        )
         _require(self.head_size % 2 == 0, f"head size {self.head_size} is odd; rope needs pairs")
         _require(self.window is None or self.window > 0, f"window {self.window} is not positive")
 
@@ -145,13 +149,19 @@ class Mixture:
     has_shared_gate: bool = False  # the shared expert's output times sigmoid(w . x)
 
     def __post_init__(self) -> None:
-        _require(self.num_experts > 0 and self.expert_size > 0,
-                 f"{self.num_experts} experts of width {self.expert_size}: both must be positive")
-        _require(0 < self.num_chosen <= self.num_experts,
-                 f"{self.num_chosen} experts chosen out of {self.num_experts}")
+        _require(
+            self.num_experts > 0 and self.expert_size > 0,
+            f"{self.num_experts} experts of width {self.expert_size}: both must be positive",
+        )
+        _require(
+            0 < self.num_chosen <= self.num_experts,
+            f"{self.num_chosen} experts chosen out of {self.num_experts}",
+        )
         _require(self.shared_size >= 0, f"shared expert of width {self.shared_size}")
-        _require(self.router.rule != "sparsemixer" or self.num_chosen <= 2,
-                 f"sparsemixer chooses at most 2 experts, not {self.num_chosen}")
+        _require(
+            self.router.rule != "sparsemixer" or self.num_chosen <= 2,
+            f"sparsemixer chooses at most 2 experts, not {self.num_chosen}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +190,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(len(self.layers) > 0, "a model needs at least one layer")
-        _require(self.vocab_size > 0 and self.hidden_size > 0 and self.max_context > 0,
-                 f"sizes must be positive: vocabulary {self.vocab_size}, "
-                 f"hidden {self.hidden_size}, context {self.max_context}")
+        _require(
+            self.vocab_size > 0 and self.hidden_size > 0 and self.max_context > 0,
+            f"sizes must be positive: vocabulary {self.vocab_size}, "
+            f"hidden {self.hidden_size}, context {self.max_context}",
+        )
 
     @property
     def mixture_layers(self) -> tuple[int, ...]:

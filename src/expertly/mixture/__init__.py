@@ -1,0 +1,7 @@
+"""Routers, the `Routing` value, experts, balance, and the layer that joins them."""
+
+from expertly.mixture.experts import FeedForward
+from expertly.mixture.layer import MixtureLayer
+from expertly.mixture.routing import Choice, Routing, Rows, Tokens
+
+__all__ = ["Choice", "FeedForward", "MixtureLayer", "Routing", "Rows", "Tokens"]

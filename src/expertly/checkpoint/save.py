@@ -1,0 +1,125 @@
+"""A model into a folder that transformers and `load` read: written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from expertly.checkpoint.load import target_of, view_of
+from expertly.errors import OutputError
+from expertly.families import stored_tensors
+from expertly.families.naming import Stored
+from expertly.model import Decoder
+
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def save(
+    model: Decoder,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = 2_000_000_000,
+) -> None:
+    """config.json as it was read, the weights as safetensors (in `dtype`, else the model's), and
+    the tokenizer's files. The folder appears when all of it is on disk.
+
+    Raises OutputError if the folder exists and is not empty, or cannot be written.
+    """
+    saved_dtype = dtype or model.embed_VD.dtype
+    with whole_folder(Path(folder)) as partial:
+        config = {**model.config.source, "dtype": _NAMES[saved_dtype]}
+        config.pop("torch_dtype", None)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        _write_weights(model, partial, saved_dtype, max_shard_bytes)
+        if model.tokenizer is not None:
+            model.tokenizer.save(partial)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that becomes it when the block ends well: files on disk
+    first, then one rename. Nothing is left of it otherwise."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists already", hint="give a new folder or remove that one")
+    partial: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        partial.chmod(0o755)
+        yield partial
+        for path in [*partial.rglob("*"), partial]:
+            _sync(path)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{folder} cannot be written: {reason}", hint="free some space or choose another place"
+        ) from None
+    finally:
+        if partial is not None and partial.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_weights(model: Decoder, folder: Path, dtype: torch.dtype, max_bytes: int) -> None:
+    shards = list(_shards(stored_tensors(model.config), dtype.itemsize, max_bytes))
+    width = max(5, len(str(len(shards))))
+    names = [
+        f"model-{i + 1:0{width}}-of-{len(shards):0{width}}.safetensors" for i in range(len(shards))
+    ]
+    if len(shards) == 1:
+        names = ["model.safetensors"]
+    for name, shard in zip(names, shards, strict=True):
+        tensors = {stored.name: _gather(stored, model, dtype) for stored in shard}
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+    if len(shards) > 1:
+        _write_index(folder, names, shards, dtype.itemsize)
+
+
+def _shards(tensors: Iterator[Stored], itemsize: int, max_bytes: int) -> Iterator[list[Stored]]:
+    shard: list[Stored] = []
+    size = 0
+    for stored in tensors:
+        num_bytes = torch.Size(stored.shape).numel() * itemsize
+        if shard and size + num_bytes > max_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(stored)
+        size += num_bytes
+    yield shard
+
+
+def _gather(stored: Stored, model: Decoder, dtype: torch.dtype) -> Tensor:
+    """The tensor as a checkpoint keeps it: written through the views that reading reads from."""
+    parameters = dict(model.named_parameters())
+    tensor = torch.empty(stored.shape, dtype=dtype)
+    for part in stored.parts:
+        source = target_of(part, parameters)
+        view_of(part, tensor, source).copy_(source)
+    return tensor
+
+
+def _write_index(folder: Path, names: list[str], shards: list[list[Stored]], itemsize: int) -> None:
+    pairs = list(zip(names, shards, strict=True))
+    total = sum(torch.Size(stored.shape).numel() for shard in shards for stored in shard)
+    index = {
+        "metadata": {"total_size": total * itemsize},
+        "weight_map": {stored.name: name for name, shard in pairs for stored in shard},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,80 @@
+"""The definition of every kernel in plain torch: short, slow where it must be, and always right.
+
+Other paths are held against these by tests over one list of cases (`kernels/cases.py`).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from expertly.config import Glu
+
+_ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+def rms_norm(x_D: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32 (arXiv 1910.07467)."""
+    x = x_D.float()
+    normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return (normed * weight_D).to(x_D.dtype)
+
+
+def layer_norm(x_D: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis (arXiv 1607.06450)."""
+    x = x_D.float()
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight_D
+    return (normed if bias_D is None else normed + bias_D).to(x_D.dtype)
+
+
+def glu(gate: Tensor, up: Tensor, rule: Glu) -> Tensor:
+    """act(gate) * (up + shift), the inside of a gated feed-forward (arXiv 2002.05202)."""
+    if rule.limit is not None:
+        gate = gate.clamp(max=rule.limit)
+        up = up.clamp(-rule.limit, rule.limit)
+    if rule.activation == "silu":
+        acted = F.silu(gate) if rule.alpha == 1.0 else gate * torch.sigmoid(rule.alpha * gate)
+    else:
+        acted = _ACTIVATIONS[rule.activation](gate)
+    return acted * (up + rule.up_shift if rule.up_shift else up)
+
+
+def rotate(x_C: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (i, i + C/2) of the last axis turned by an angle each; cos and sin are C/2 wide."""
+    first, second = x_C.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def attention(
+    q_BHSC: Tensor,
+    k_BGNC: Tensor,
+    v_BGNC: Tensor,
+    seen_BSN: Tensor,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """Grouped-query attention: softmax(q k / sqrt(C)) v over the keys that `seen` allows.
+
+    A sink is one more logit a head in the softmax's denominator that has no value. N keys.
+    """
+    num_groups = k_BGNC.shape[1]
+    q_BGJSC = q_BHSC.unflatten(1, (num_groups, -1)).float()
+    scores = q_BGJSC @ k_BGNC.float().unsqueeze(2).mT * q_BHSC.shape[-1] ** -0.5
+    scores = scores.masked_fill(~seen_BSN[:, None, None], float("-inf"))
+    if sinks_H is not None:
+        sink = sinks_H.float().view(1, num_groups, -1, 1, 1).expand(*scores.shape[:4], 1)
+        scores = torch.cat((scores, sink), dim=-1)
+    shares = scores.softmax(-1)
+    if sinks_H is not None:
+        shares = shares[..., :-1]
+    return (shares @ v_BGNC.float().unsqueeze(2)).flatten(1, 2).to(q_BHSC.dtype)
+
+
+def grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
+    """y_RF = x_RD @ w_e^T: rows sorted by expert, a product an expert."""
+    # unbind, not w[e]: indexing would make the backward pass cost E times the whole stack
+    pairs = zip(x_RD.split(counts_E.tolist()), w_EFD.unbind(0), strict=True)
+    return torch.cat([x @ w.mT for x, w in pairs])
