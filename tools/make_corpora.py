@@ -16,7 +16,14 @@ TARGET = Path(__file__).parent.parent / "src" / "expertly" / "text" / "corpora"
 HELD_OUT = 0.05
 
 # plain code that people read; no tests, no tables, nothing generated
-MODULES = ["_weakrefset", "abc", "argparse", "ast", "base64", "bdb", "bisect", "calendar", "cmd", "code", "codecs", "configparser", "contextlib", "copy", "csv", "dataclasses", "datetime", "difflib", "enum", "filecmp", "fileinput", "fnmatch", "fractions", "functools", "getopt", "gettext", "glob", "graphlib", "gzip", "heapq", "hmac", "linecache", "numbers", "operator", "os", "pathlib", "posixpath", "pprint", "queue", "random", "reprlib", "sched", "secrets", "selectors", "shelve", "shlex", "shutil", "socket", "socketserver", "statistics", "string", "subprocess", "tempfile", "textwrap", "threading", "timeit", "tokenize", "trace", "traceback", "types", "typing", "warnings", "weakref", "zipfile"]
+MODULES = """
+_weakrefset abc argparse ast base64 bdb bisect calendar cmd code codecs configparser contextlib
+copy csv dataclasses datetime difflib enum filecmp fileinput fnmatch fractions functools getopt
+gettext glob graphlib gzip heapq hmac linecache numbers operator os pathlib posixpath pprint queue
+random reprlib sched secrets selectors shelve shlex shutil socket socketserver statistics string
+subprocess tempfile textwrap threading timeit tokenize trace traceback types typing warnings weakref
+zipfile
+"""
 PACKAGES = ["collections", "concurrent", "json", "logging", "tomllib"]
 
 
@@ -37,7 +44,7 @@ def maths(train: str, test: str) -> str:
 
 def python(stdlib: Path) -> str:
     """Sources in an order that is random but always the same, each under its path."""
-    files = [stdlib / f"{name}.py" for name in MODULES]
+    files = [stdlib / f"{name}.py" for name in MODULES.split()]
     for package in PACKAGES:
         files += (stdlib / package).rglob("*.py")
     files.sort(key=lambda path: hashlib.sha256(str(path.relative_to(stdlib)).encode()).digest())
