@@ -1,0 +1,63 @@
+"""Families as data: how a config.json becomes a `ModelConfig`, and how tensors are named in files.
+
+One module a `model_type`, each with `read_config` and `stored_tensors`.
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from expertly.config import ModelConfig
+from expertly.errors import ConfigError
+from expertly.families import llama, mixtral, olmoe, qwen2_moe, qwen3_moe
+from expertly.families.naming import Names, Part, Stored
+from expertly.families.parameters import parameters
+from expertly.families.reading import show
+
+__all__ = [
+    "FAMILIES",
+    "Part",
+    "Stored",
+    "model_types",
+    "parameters",
+    "read_config",
+    "stored_tensors",
+]
+
+FAMILIES: Mapping[str, ModuleType] = {
+    "llama": llama,
+    "mixtral": mixtral,
+    "olmoe": olmoe,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
+}
+
+
+def model_types() -> tuple[str, ...]:
+    """The `model_type`s that are built."""
+    return tuple(sorted(FAMILIES))
+
+
+def read_config(hf: Mapping[str, Any]) -> ModelConfig:
+    """A parsed config.json as a `ModelConfig`.
+
+    Raises `ConfigError`: a `model_type` that is missing or not built, a key that is unknown,
+    missing, of the wrong type or contradicted by another spelling of it.
+    """
+    hint = f"built are: {', '.join(model_types())}"
+    if not isinstance(hf, Mapping):
+        raise ConfigError(f"config.json must be an object, not {show(hf)}", hint=hint)
+    name = hf.get("model_type")
+    if name is None:
+        raise ConfigError("config.json lacks the key 'model_type'", hint=hint)
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ConfigError(f"config.json: model_type {show(name)} is not built", hint=hint)
+    config: ModelConfig = FAMILIES[name].read_config(hf)
+    return config
+
+
+def stored_tensors(config: ModelConfig) -> Names:
+    """Every tensor of the family's checkpoints, on the hub and as transformers saves them (both
+    use the same names): name, shape there, and which parameters it fills."""
+    names: Names = FAMILIES[config.family].stored_tensors(config)
+    return names

@@ -1,0 +1,40 @@
+"""Llama 1 to 3. Defaults are those of transformers' `LlamaConfig`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from expertly.config import Dense, Layer, ModelConfig, Norm
+from expertly.families.common import assemble, read_attention, read_glu, read_num_layers
+from expertly.families.naming import Names, dense_names, llama_names
+from expertly.families.reading import Keys
+
+
+def read_config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    max_context = keys.size("max_position_embeddings", default=2048)
+    has_bias = keys.flag("attention_bias", default=False)
+    attention = replace(
+        read_attention(keys, max_context=max_context, kv_heads=None),
+        has_qkv_bias=has_bias,
+        has_output_bias=has_bias,
+    )
+    dense = Dense(
+        size=keys.size("intermediate_size"),
+        glu=read_glu(keys),
+        has_bias=keys.flag("mlp_bias", default=False),
+    )
+    layer = Layer(attention=attention, feed_forward=dense)
+    return assemble(
+        hf,
+        keys,
+        layers=(layer,) * read_num_layers(keys),
+        norm=Norm(eps=keys.number("rms_norm_eps", default=1e-6)),
+        max_context=max_context,
+        bos=1,
+        eos=2,
+    )
+
+
+def stored_tensors(config: ModelConfig) -> Names:
+    return llama_names(config, dense_names)
