@@ -25,7 +25,7 @@ def read_text(path: Path, max_tokens: int) -> str:
     is_whole = len(data) <= limit
     try:
         # a character cut at the limit is left out, one cut at the end of the file is an error
-        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=is_whole)
+        text = codecs.getincrementaldecoder("utf-8")().decode(data[:limit], final=is_whole)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}",
