@@ -1,0 +1,224 @@
+"""A training run as a file: what a recipe may say, and how it is read."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from expertly.errors import RecipeError
+from expertly.train.tables import read_table, refuse_unknown
+
+
+def _require(condition: bool, message: str, hint: str) -> None:
+    if not condition:
+        raise RecipeError(message, hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecipe:
+    """Either trained on the recipe's texts with `vocab_size` entries, or the file at `path`."""
+
+    vocab_size: int | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.vocab_size is None) != (self.path is None),
+            f"[tokenizer] has vocab_size {self.vocab_size} and path {self.path!r}",
+            "give one of them: vocab_size to train a tokenizer, or the path of one",
+        )
+        _require(
+            self.vocab_size is None or 257 <= self.vocab_size <= 2**31,
+            f"[tokenizer] vocab_size is {self.vocab_size}",
+            "256 bytes and one mark for the end of a text are needed: at least 257",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """Texts are files, folders or packaged:NAME; relative paths start at the recipe's folder.
+
+    A text's weight says how often an epoch goes through it (1: once). `held_out` is the share at
+    each text's end that is only evaluated on; `sequence` the tokens a sequence predicts.
+    """
+
+    texts: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    sequence: int = 256
+    held_out: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(len(self.texts) > 0, "[data] texts is empty", "name at least one file or folder")
+        _require(
+            len(self.weights) in (0, len(self.texts)),
+            f"[data] has {len(self.weights)} weights for {len(self.texts)} texts",
+            "give one weight a text, in the same order, or none",
+        )
+        _require(
+            all(0 < weight <= 1000 for weight in self.weights),
+            f"[data] weights are {list(self.weights)}",
+            "each must be above 0, at most 1000",
+        )
+        _require(self.sequence > 0, f"[data] sequence is {self.sequence}", "it must be positive")
+        _require(
+            0 <= self.held_out < 1,
+            f"[data] held_out is {self.held_out}",
+            "it is a share: from 0 up to, not including, 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserRecipe:
+    """AdamW; the rate rises over the warm-up, then falls on a cosine to `floor` * `peak_lr`."""
+
+    peak_lr: float
+    floor: float = 0.1
+    warmup_steps: int = 0
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.peak_lr > 0, f"[optimiser] peak_lr is {self.peak_lr}", "it must be positive")
+        _require(
+            0 <= self.floor <= 1,
+            f"[optimiser] floor is {self.floor}",
+            "it is a share of peak_lr: from 0 to 1",
+        )
+        _require(
+            self.warmup_steps >= 0,
+            f"[optimiser] warmup_steps is {self.warmup_steps}",
+            "it must not be negative",
+        )
+        _require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"[optimiser] betas are {list(self.betas)}",
+            "two numbers from 0 up to 1",
+        )
+        _require(
+            self.eps > 0 and self.weight_decay >= 0 and self.clip > 0,
+            f"[optimiser] has eps {self.eps}, weight_decay {self.weight_decay}, clip {self.clip}",
+            "eps and clip must be positive, weight_decay not negative",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe:
+    """How long, how much at once, and how often to look; 0 for an interval means never.
+
+    `batch` sequences are computed at once, `accumulation` such batches make one step.
+    `evaluation_bytes`: how much of each held-out text an evaluation on the way reads (the one at
+    the end reads all). `balance` and `z` are the coefficients of the routers' two losses.
+    """
+
+    batch: int
+    steps: int | None = None
+    tokens: int | None = None
+    accumulation: int = 1
+    seed: int = 0
+    evaluate_every: int = 0
+    evaluation_bytes: int = 50_000
+    checkpoint_every: int = 0
+    keep: int = 2
+    statistics_every: int = 50
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    final_dtype: Literal["float32", "bfloat16"] = "float32"
+    balance: float = 0.01
+    z: float = 0.001
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.steps is None) != (self.tokens is None),
+            f"[run] has steps {self.steps} and tokens {self.tokens}",
+            "give one of them: how many steps to take or how many tokens to see",
+        )
+        for name in ("steps", "tokens", "batch", "accumulation", "keep", "evaluation_bytes"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"[run] {name} is {value}", "it must be positive")
+        for name in (
+            "seed",
+            "evaluate_every",
+            "checkpoint_every",
+            "statistics_every",
+            "balance",
+            "z",
+        ):
+            value = getattr(self, name)
+            _require(value >= 0, f"[run] {name} is {value}", "it must not be negative")
+        _require(self.seed < 2**63, f"[run] seed is {self.seed}", "it must be below 2**63")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """`model` is a config.json in the spelling of its family; vocab_size may be absent."""
+
+    name: str
+    folder: Path
+    source: str  # the file's text
+    model: Mapping[str, Any]
+    tokenizer: TokenizerRecipe
+    data: DataRecipe
+    optimiser: OptimiserRecipe
+    run: RunRecipe
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.run.batch * self.run.accumulation * self.data.sequence
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run; with `tokens`, as many as see at least that many."""
+        if self.run.steps is not None:
+            return self.run.steps
+        assert self.run.tokens is not None
+        return -(-self.run.tokens // self.tokens_per_step)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file; RecipeError names what is missing, unknown or impossible."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"cannot read the recipe {path}: {error.strerror}", hint="give the path of a .toml file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"the recipe {path} is not UTF-8 at byte {error.start}", hint="save it as UTF-8"
+        ) from error
+    return parse_recipe(text, name=path.stem, folder=path.parent)
+
+
+def parse_recipe(text: str, *, name: str, folder: Path) -> Recipe:
+    """The recipe in TOML text; paths in it start at `folder`."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(
+            f"the recipe {name} is not TOML: {error}",
+            hint="mend that line; strings need quotes, tables [brackets]",
+        ) from error
+    kinds = {
+        "tokenizer": TokenizerRecipe,
+        "data": DataRecipe,
+        "optimiser": OptimiserRecipe,
+        "run": RunRecipe,
+    }
+    refuse_unknown(tables, ["model", *kinds], f"the recipe {name}")
+    for table in ("model", *kinds):
+        _require(
+            table in tables,
+            f"the recipe {name} lacks the table [{table}]",
+            "a recipe has [model], [tokenizer], [data], [optimiser] and [run]",
+        )
+    read: dict[str, Any] = {
+        key: read_table(kind, tables[key], f"[{key}]") for key, kind in kinds.items()
+    }
+    _require(
+        isinstance(tables["model"], dict) and "model_type" in tables["model"],
+        "[model] lacks model_type",
+        'name the family: model_type = "qwen2_moe"',
+    )
+    return Recipe(name=name, folder=folder, source=text, model=tables["model"], **read)
