@@ -9,7 +9,20 @@ from typing import Any
 
 from expertly.config import ModelConfig
 from expertly.errors import ConfigError
-from expertly.families import llama, mixtral, olmoe, qwen2_moe, qwen3_moe
+from expertly.families import (
+    dbrx,
+    deepseek,
+    gpt_oss,
+    llama,
+    mistral,
+    mixtral,
+    olmoe,
+    phimoe,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+)
 from expertly.families.naming import Names, Part, Stored
 from expertly.families.parameters import parameters
 from expertly.families.reading import show
@@ -25,10 +38,18 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, ModuleType] = {
+    "dbrx": dbrx,
+    "deepseek": deepseek,
+    "gpt_oss": gpt_oss,
+    "grinmoe": phimoe,
     "llama": llama,
+    "mistral": mistral,
     "mixtral": mixtral,
     "olmoe": olmoe,
+    "phimoe": phimoe,
+    "qwen2": qwen2,
     "qwen2_moe": qwen2_moe,
+    "qwen3": qwen3,
     "qwen3_moe": qwen3_moe,
 }
 

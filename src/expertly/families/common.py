@@ -91,6 +91,16 @@ def read_windows(
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
+def read_upper_windows(keys: Keys, num_layers: int) -> tuple[int | None, ...]:
+    """Windows of a dense Qwen: with `use_sliding_window`, layers from `max_window_layers` on."""
+    is_windowed = keys.flag("use_sliding_window", default=False)
+    window = keys.maybe_size("sliding_window", default=4096)
+    first = keys.size("max_window_layers", default=28, minimum=0)
+    return read_windows(
+        keys, num_layers, window if is_windowed else None, lambda layer: layer >= first
+    )
+
+
 def is_sparse_layer(keys: Keys, num_layers: int) -> tuple[bool, ...]:
     """Which layers of a Qwen hold a mixture: every `decoder_sparse_step`-th, unless it is named
     in `mlp_only_layers`."""
@@ -108,6 +118,7 @@ def assemble(
     hf: Mapping[str, Any],
     keys: Keys,
     *,
+    hidden_size: int,
     layers: Iterable[Layer],
     norm: Norm,
     max_context: int,
@@ -122,7 +133,7 @@ def assemble(
     config = ModelConfig(
         family=keys.text("model_type"),
         vocab_size=keys.size("vocab_size"),
-        hidden_size=keys.size("hidden_size"),
+        hidden_size=hidden_size,
         max_context=max_context,
         layers=tuple(layers),
         norm=norm,

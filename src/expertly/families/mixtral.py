@@ -26,6 +26,7 @@ def read_config(hf: Mapping[str, Any]) -> ModelConfig:
     return assemble(
         hf,
         keys,
+        hidden_size=keys.size("hidden_size"),
         layers=(layer,) * read_num_layers(keys),
         norm=Norm(eps=keys.number("rms_norm_eps", default=1e-5)),
         max_context=max_context,

@@ -45,6 +45,7 @@ def read_config(hf: Mapping[str, Any]) -> ModelConfig:
     return assemble(
         hf,
         keys,
+        hidden_size=keys.size("hidden_size"),
         layers=(
             Layer(attention=attention, feed_forward=mixture if is_sparse else dense)
             for is_sparse in is_sparse_layer(keys, num_layers)

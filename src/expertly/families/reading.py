@@ -23,10 +23,14 @@ WITHOUT_MEANING = frozenset(
         "architectures",
         "attention_dropout",
         "attn_implementation",
+        "attn_pdrop",
         "auto_map",
         "chunk_size_feed_forward",
         "dtype",
+        "emb_pdrop",
+        "embd_pdrop",
         "finetuning_task",
+        "hidden_dropout",
         "id2label",
         "initializer_range",
         "is_decoder",
@@ -37,6 +41,7 @@ WITHOUT_MEANING = frozenset(
         "output_router_logits",
         "pretraining_tp",
         "problem_type",
+        "resid_pdrop",
         "return_dict",
         "router_aux_loss_coef",
         "task_specific_params",
@@ -61,6 +66,7 @@ FIXED: Mapping[str, Any] = {
     "tie_encoder_decoder": False,
 }
 
+_LARGEST = 2**53  # a damaged count must not become a number that nothing can hold
 _QUANTIZED_HINT = "use the checkpoint that holds plain bfloat16 or float32 weights"
 _HINT = "check the model's config.json against its published one"
 
@@ -231,7 +237,9 @@ class Keys:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST
 
 
 def _is_flag(value: Any) -> bool:
@@ -243,7 +251,7 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_integer(minimum: int) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= minimum
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and minimum <= v <= _LARGEST
 
 
 def _is_list(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:

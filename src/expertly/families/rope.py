@@ -29,7 +29,8 @@ def read_rope(
     rope = Keys(_merged(keys), "config.json: rope_parameters")
     base = _positive("rope_theta", rope.number("rope_theta", default=default_base))
     rope.must_be("partial_rotary_factor", 1.0)
-    kind = rope.choice("rope_type", of={name: name for name in _BUILT}, default="default")
+    built = ("default", "longrope") if has_mscales else _BUILT
+    kind = rope.choice("rope_type", of={name: name for name in built}, default="default")
     scaling: Scaling | None = None
     if kind == "default":
         rope.must_be("original_max_position_embeddings", None, max_context)

@@ -1,0 +1,36 @@
+"""Mistral 7B. Defaults are those of transformers' `MistralConfig`; a missing window is 4096."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from expertly.config import Dense, Layer, ModelConfig, Norm
+from expertly.families.common import assemble, read_attention, read_glu, read_num_layers
+from expertly.families.naming import Names, dense_names, llama_names
+from expertly.families.reading import Keys
+
+
+def read_config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    max_context = keys.size("max_position_embeddings", default=131072)
+    layer = Layer(
+        attention=replace(
+            read_attention(keys, max_context=max_context, kv_heads=8),
+            window=keys.maybe_size("sliding_window", default=4096),
+        ),
+        feed_forward=Dense(size=keys.size("intermediate_size"), glu=read_glu(keys)),
+    )
+    return assemble(
+        hf,
+        keys,
+        hidden_size=keys.size("hidden_size"),
+        layers=(layer,) * read_num_layers(keys),
+        norm=Norm(eps=keys.number("rms_norm_eps", default=1e-6)),
+        max_context=max_context,
+        bos=1,
+        eos=2,
+    )
+
+
+def stored_tensors(config: ModelConfig) -> Names:
+    return llama_names(config, dense_names)
