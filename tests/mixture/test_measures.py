@@ -4,38 +4,11 @@ import math
 
 import pytest
 import torch
+from hand_routing import routing_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from expertly.mixture import measures
-from expertly.mixture.routing import Routing
-
-
-def routing_of(
-    experts: list[list[int]],
-    num_experts: int,
-    mask: list[bool] | None = None,
-    sequence: list[int] | None = None,
-    probs: list[list[float]] | None = None,
-) -> Routing:
-    """A Routing in which token t chose experts[t], the most wanted first."""
-    num_tokens = len(experts)
-    rows = sorted((e, t, k) for t, chosen in enumerate(experts) for k, e in enumerate(chosen))
-    even = [[1 / num_experts] * num_experts] * num_tokens
-    probs_TE = torch.tensor(probs or even).reshape(num_tokens, num_experts)
-    expert_R = torch.tensor([e for e, _, _ in rows], dtype=torch.int64)
-    return Routing(
-        token_R=torch.tensor([t for _, t, _ in rows], dtype=torch.int64),
-        slot_R=torch.tensor([k for _, _, k in rows], dtype=torch.int64),
-        weight_R=torch.ones(len(rows)),
-        counts_E=torch.bincount(expert_R, minlength=num_experts),
-        logits_TE=probs_TE.log(),
-        probs_TE=probs_TE,
-        scores_TE=probs_TE,
-        mask_T=torch.tensor(mask or [True] * num_tokens, dtype=torch.bool),
-        sequence_T=torch.tensor(sequence or [0] * num_tokens, dtype=torch.int64),
-    )
-
 
 loads = st.lists(st.integers(0, 1000), min_size=1, max_size=40)
 

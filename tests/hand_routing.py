@@ -1,4 +1,4 @@
-"""Routings written by hand, and the definitions of what is observed written out in plain Python."""
+"""Routings written by hand or drawn at random, for tests of what reads them."""
 
 import torch
 from hypothesis import strategies as st
@@ -7,12 +7,17 @@ from expertly.mixture.routing import Routing
 
 
 def routing_of(
-    chosen: list[list[int]], num_experts: int, mask: list[bool] | None = None
+    chosen: list[list[int]],
+    num_experts: int,
+    mask: list[bool] | None = None,
+    sequence: list[int] | None = None,
+    probs: list[list[float]] | None = None,
 ) -> Routing:
-    """One sequence in which token t chose chosen[t], the most wanted first."""
+    """A Routing in which token t chose chosen[t], the most wanted first."""
     num_tokens = len(chosen)
     rows = sorted((e, t, k) for t, experts in enumerate(chosen) for k, e in enumerate(experts))
-    probs_TE = torch.full((num_tokens, num_experts), 1 / num_experts)
+    even = [[1 / num_experts] * num_experts] * num_tokens
+    probs_TE = torch.tensor(probs or even).reshape(num_tokens, num_experts)
     return Routing(
         token_R=torch.tensor([t for _, t, _ in rows], dtype=torch.int64),
         slot_R=torch.tensor([k for _, _, k in rows], dtype=torch.int64),
@@ -21,8 +26,8 @@ def routing_of(
         logits_TE=probs_TE.log(),
         probs_TE=probs_TE,
         scores_TE=probs_TE,
-        mask_T=torch.tensor(mask or [True] * num_tokens),
-        sequence_T=torch.zeros(num_tokens, dtype=torch.int64),
+        mask_T=torch.tensor(mask or [True] * num_tokens, dtype=torch.bool),
+        sequence_T=torch.tensor(sequence or [0] * num_tokens, dtype=torch.int64),
     )
 
 
