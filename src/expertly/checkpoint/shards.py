@@ -115,7 +115,7 @@ class Reader:
     def read_into(self, target: Tensor, name: str, entry: Entry) -> None:
         """Fill a contiguous tensor of the entry's type and number of elements."""
         assert target.is_contiguous() and target.dtype == entry.dtype
-        left = memoryview(target.detach().view(-1).view(torch.uint8).numpy())
+        left = target.detach().view(-1).view(torch.uint8).numpy().data
         offset = entry.offset
         self._open(entry.file)
         while left:

@@ -60,8 +60,8 @@ def attention(
 
     A sink is one more logit a head in the softmax's denominator that has no value. N keys.
     """
-    num_groups = k_BGNC.shape[1]
-    q_BGJSC = q_BHSC.unflatten(1, (num_groups, -1)).float()
+    batch, num_groups = k_BGNC.shape[:2]
+    q_BGJSC = q_BHSC.float().reshape(batch, num_groups, -1, *q_BHSC.shape[2:])
     scores = q_BGJSC @ k_BGNC.float().unsqueeze(2).mT * q_BHSC.shape[-1] ** -0.5
     scores = scores.masked_fill(~seen_BSN[:, None, None], float("-inf"))
     if sinks_H is not None:
@@ -70,11 +70,12 @@ def attention(
     shares = scores.softmax(-1)
     if sinks_H is not None:
         shares = shares[..., :-1]
-    return (shares @ v_BGNC.float().unsqueeze(2)).flatten(1, 2).to(q_BHSC.dtype)
+    y_BGJSC: Tensor = shares @ v_BGNC.float().unsqueeze(2)
+    return y_BGJSC.flatten(1, 2).to(q_BHSC.dtype)
 
 
 def grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
     """y_RF = x_RD @ w_e^T: rows sorted by expert, a product an expert."""
     # unbind, not w[e]: indexing would make the backward pass cost E times the whole stack
-    pairs = zip(x_RD.split(counts_E.tolist()), w_EFD.unbind(0), strict=True)
+    pairs = zip(torch.split(x_RD, counts_E.tolist()), w_EFD.unbind(0), strict=True)
     return torch.cat([x @ w.mT for x, w in pairs])

@@ -53,7 +53,7 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, rows: Rows, weight_TK: Tensor) -> Tensor:
         """y_TD, the sum over slots of weight * expert(x), a token's slots added in order."""
         num_tokens, num_chosen = weight_TK.shape
-        y_RD = self._apply(x_TD[rows.order_R // num_chosen], rows.counts_E)
+        y_RD = self._compute(x_TD[rows.order_R // num_chosen], rows.counts_E)
         # the inverse permutation brings the rows back to (token, slot)
         place_R = torch.empty_like(rows.order_R).scatter_(
             0, rows.order_R, torch.arange(rows.order_R.shape[0], device=x_TD.device)
@@ -61,7 +61,7 @@ class Experts(nn.Module):
         y_TKD = y_RD[place_R].view(num_tokens, num_chosen, -1)
         return torch.einsum("tkd,tk->td", y_TKD, weight_TK.to(y_TKD.dtype))
 
-    def _apply(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+    def _compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
         gate_RF = kernels.grouped_mm(x_RD, self.w_gate_EFD, counts_E)
         up_RF = kernels.grouped_mm(x_RD, self.w_up_EFD, counts_E)
         if self.b_gate_EF is not None and self.b_up_EF is not None:

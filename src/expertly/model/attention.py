@@ -66,7 +66,7 @@ class AttentionLayer(nn.Module):
             y_BSX = kernels.rms_norm(y_BSX, norm_HC.flatten(), self.eps)
         if self.attention.clip is not None:
             y_BSX = y_BSX.clamp(-self.attention.clip, self.attention.clip)
-        y_BSHC = y_BSX.unflatten(-1, w_HCD.shape[:2])
+        y_BSHC = y_BSX.view(*x_BSD.shape[:2], *w_HCD.shape[:2])
         if norm_C is not None:
             y_BSHC = kernels.rms_norm(y_BSHC, norm_C, self.eps)
         return y_BSHC.transpose(1, 2)
