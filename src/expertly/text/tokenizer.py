@@ -1,5 +1,6 @@
 """A model's tokenizer: tokenizer.json and the small files beside it."""
 
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +12,31 @@ from expertly.text.settings import Settings, read_settings
 from expertly.text.streaming import StreamDecoder
 from expertly.text.template import Message, render
 
+# what `open` reads, and so what travels with a model that is saved
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+
 
 class Tokenizer:
     """Text to ids and back, as the model was trained on."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        settings: Settings | None = None,
+        folder: Path | None = None,
+    ) -> None:
         # a tokenizer.json may carry the cut and the padding of somebody's training run
         inner.no_truncation()
         inner.no_padding()
         self._inner = inner
         self._settings = settings or Settings()
+        self._folder = folder
         self._text_of_id = {i: text for text, i in inner.get_vocab().items()}
 
     @classmethod
@@ -37,7 +53,16 @@ class Tokenizer:
         # the library raises bare Exception, and panics of its own for some damage
         except BaseException as error:
             raise CheckpointError(f"{path} is damaged: {error}", hint=hint) from error
-        return cls(inner, read_settings(Path(folder)))
+        return cls(inner, read_settings(Path(folder)), Path(folder))
+
+    def save(self, folder: Path) -> None:
+        """The files it was opened from, as they are, into another folder."""
+        if self._folder is None:
+            self._inner.save(str(folder / "tokenizer.json"))
+            return
+        for name in _FILES:
+            if (self._folder / name).is_file():
+                shutil.copyfile(self._folder / name, folder / name)
 
     @property
     def vocab_size(self) -> int:
