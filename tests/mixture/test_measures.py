@@ -48,6 +48,12 @@ def test_load_entropy_of_everything_at_one_expert_is_zero() -> None:
     assert measures.load_entropy(torch.tensor([0, 9, 0])) == 0.0
 
 
+def test_a_single_row_is_all_at_one_expert() -> None:
+    assert measures.load_entropy(torch.tensor([0, 1, 0])) == 0.0
+    assert measures.max_violation(torch.tensor([0, 1, 0])) == 2.0
+    assert measures.gini(torch.tensor([0, 1, 0])) == pytest.approx(2 / 3, abs=1e-15)
+
+
 def test_gini_of_a_load_worked_out_by_hand() -> None:
     # pairs of 1, 2, 5: differences 1, 4, 3, each twice: 16 / (2 * 3 * 8)
     assert measures.gini(torch.tensor([5, 1, 2])) == pytest.approx(1 / 3, abs=1e-15)
