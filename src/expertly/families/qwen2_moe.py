@@ -28,7 +28,7 @@ def read_config(hf: Mapping[str, Any]) -> ModelConfig:
     )
     dense = Dense(size=keys.size("intermediate_size", default=5632), glu=read_glu(keys))
     mixture = Mixture(
-        num_experts=keys.size("num_experts", "num_local_experts"),
+        num_experts=keys.size("num_experts", "num_local_experts", default=60),
         num_chosen=keys.size("num_experts_per_tok", default=4),
         expert_size=keys.size("moe_intermediate_size", default=1408),
         router=Router(norm_p=1.0 if keys.flag("norm_topk_prob", default=False) else None),

@@ -146,12 +146,12 @@ class Keys:
         return cast("int | None", self._read(names, default, fits, _integer(minimum) + " or null"))
 
     def number(self, *names: str, default: float | _Needed = NEEDED) -> float:
-        """A finite number; an integer counts as one."""
-        return float(self._read(names, default, _is_number, "a finite number"))
+        """A finite number from 0; an integer counts as one."""
+        return float(self._read(names, default, _is_number, "a finite number from 0"))
 
     def maybe_number(self, *names: str, default: float | None = None) -> float | None:
-        """A finite number or null."""
-        value = self._read(names, default, _or_null(_is_number), "a finite number or null")
+        """A finite number from 0, or null."""
+        value = self._read(names, default, _or_null(_is_number), "a finite number from 0, or null")
         return None if value is None else float(value)
 
     def flag(self, *names: str, default: bool) -> bool:
@@ -162,8 +162,8 @@ class Keys:
         return cast(str, self._read(names, default, lambda v: isinstance(v, str), "a string"))
 
     def numbers(self, *names: str) -> tuple[float, ...]:
-        """A list of finite numbers."""
-        value = self._read(names, NEEDED, _is_list(_is_number), "a list of finite numbers")
+        """A list of finite numbers from 0."""
+        value = self._read(names, NEEDED, _is_list(_is_number), "a list of finite numbers from 0")
         return tuple(map(float, value))
 
     def maybe_sizes(self, *names: str) -> tuple[int, ...] | None:
@@ -239,7 +239,7 @@ class Keys:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST
+    return 0 <= value <= _LARGEST if isinstance(value, int) else 0.0 <= value < math.inf
 
 
 def _is_flag(value: Any) -> bool:

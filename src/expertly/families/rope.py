@@ -101,8 +101,8 @@ def _yarn(rope: Keys, original: int, max_context: int) -> YarnScaling:
     return YarnScaling(
         factor=factor,
         original_context=original,
-        beta_fast=_positive("beta_fast", rope.maybe_number("beta_fast") or 32.0),
-        beta_slow=_positive("beta_slow", rope.maybe_number("beta_slow") or 1.0),
+        beta_fast=rope.maybe_number("beta_fast") or 32.0,
+        beta_slow=rope.maybe_number("beta_slow") or 1.0,
         attention_factor=derived if given is None else given,
         is_truncated=rope.flag("truncate", default=True),
     )
