@@ -28,8 +28,8 @@ def max_violation(counts_E: Tensor) -> float:
     """MaxVio = (largest load - mean load) / mean load (arXiv 2408.15664): 0 is even, E - 1 is
     everything at one expert; 0.0 without rows."""
     load_E = _float64(counts_E)
-    mean = load_E.mean().item()
-    return (load_E.max().item() - mean) / mean if mean else 0.0
+    total = load_E.sum().item()
+    return load_E.max().item() * len(load_E) / total - 1 if total else 0.0
 
 
 def load_entropy(counts_E: Tensor) -> float:

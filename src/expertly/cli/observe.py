@@ -1,0 +1,73 @@
+"""`expertly observe`: what the experts of a model do on texts."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expertly.checkpoint import load
+from expertly.checkpoint.locate import bundled
+from expertly.errors import InputError
+from expertly.observe import Report, observe
+from expertly.observe.texts import domains, read_texts
+from expertly.text import corpora
+
+if TYPE_CHECKING:
+    from expertly.model import Decoder
+
+
+def command(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A folder or a hub id.", show_default="the bundled model"),
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files after --text.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE...",
+            help="Text files, each a domain named by its stem.",
+            show_default="the bundled model's held-out texts",
+        ),
+    ] = None,
+    named: Annotated[
+        list[str] | None,
+        typer.Option("--domains", metavar="NAME=FILE", help="A text file and its domain's name."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Lines a table.")] = 5,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each text.")] = 4096,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what the experts do: load, pairs, domains, words."""
+    files = domains([*(text or []), *(more or [])], named or [])
+    if not files and model is not None:
+        raise InputError("no text to observe", hint="give one with --text FILE")
+    # files first: a typing slip should not wait for a model to load
+    texts = read_texts(files, max_tokens) if files else _packaged(max_tokens)
+    report = _watch(load(bundled() if model is None else model), texts, max_tokens)
+    if as_json:
+        print(json.dumps(report.to_dict()))
+    else:
+        print(report.to_text(top), end="")
+
+
+def _packaged(max_tokens: int) -> dict[str, str]:
+    # no token is shorter than a character and few are longer than 16
+    return {name: corpora.held_out_text(name)[: 16 * max_tokens] for name in corpora.domains()}
+
+
+def _watch(model: "Decoder", texts: dict[str, str], max_tokens: int) -> Report:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("observing", total=None)
+        return observe(
+            model,
+            texts,
+            max_tokens=max_tokens,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
