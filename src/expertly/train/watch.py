@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MIN_LOAD_ENTROPY = 0.6  # of 1 for an even load; half of the experts sharing all evenly have 0.8
+MIN_LOAD_ENTROPY = 0.6  # 1 is an even load; 8 of 32 experts sharing everything have 0.6
 MAX_DEAD_SHARE = 0.25
 PATIENCE = 3  # readings in a row: one odd batch is no collapse
 REPEAT = 10

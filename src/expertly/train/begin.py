@@ -1,0 +1,208 @@
+"""What a run needs before its first step: its folder, texts, tokenizer and state."""
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expertly.errors import OutputError, RecipeError
+from expertly.families import read_config
+from expertly.model import Decoder, initialise
+from expertly.text import Tokenizer
+from expertly.train import checkpoints
+from expertly.train.files import write_whole, writing
+from expertly.train.pack import Packed, pack
+from expertly.train.recipe import Recipe
+from expertly.train.state import State, make_optimiser, seed_all
+from expertly.train.texts import Domain, open_domains
+from expertly.train.vocabulary import make_tokenizer
+
+# what may change between a run and its resumption without making it another run
+_FREE = (
+    "steps",
+    "tokens",
+    "evaluate_every",
+    "evaluation_bytes",
+    "checkpoint_every",
+    "keep",
+    "statistics_every",
+    "final_dtype",
+    "dtype",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    state: State
+    tokenizer: Tokenizer
+    packed: Packed
+    held_out: dict[str, str]  # by domain, where there is any
+    dtype: torch.dtype
+    saved: Path | None  # the checkpoint that the state came from
+    about: dict[str, Any]  # what a checkpoint says of the run beside its state
+
+
+@contextmanager
+def run_folder(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Makes the run's folder and keeps it for this process alone.
+
+    Raises OutputError if it has something in it and nobody asked to resume, or if another run is
+    at work in it.
+    """
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(
+            f"{folder} exists already",
+            hint="continue that run with --resume, or choose another --out",
+        )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another run is at work in {folder}",
+                hint="wait for it, stop it, or choose another --out",
+            ) from None
+        checkpoints.remove_leftovers(folder / "checkpoints")
+        yield
+
+
+def begin(recipe: Recipe, folder: Path, note: Callable[[str], None]) -> Begun:
+    """The run's newest verified checkpoint, or its first state where there is none."""
+    dtype = resolve_dtype(recipe.run.dtype)
+    data = recipe.data
+    domains = open_domains(data.texts, data.weights, data.held_out, recipe.folder)
+    found, rejected = checkpoints.newest_verified(folder / "checkpoints")
+    for reason in rejected:
+        note(f"skipped a checkpoint: {reason}")
+    with writing(folder):
+        if found is None:
+            tokenizer = _first_files(recipe, domains, folder)
+        else:
+            tokenizer = Tokenizer.open(folder)
+        end_id = min(tokenizer.eos_ids, default=None)
+        packed = pack(domains, folder / "tokenizer.json", folder / "data", end_id)
+    about = {
+        "settings": _settings(recipe),
+        "data": packed.fingerprint,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+    state = (
+        _first_state(recipe, tokenizer) if found is None else _resumed(found, recipe, about, note)
+    )
+    state.model.tokenizer = tokenizer
+    held_out = {domain.name: text for domain in domains if (text := domain.held_out()).strip()}
+    return Begun(
+        state=state,
+        tokenizer=tokenizer,
+        packed=packed,
+        held_out=held_out,
+        dtype=dtype,
+        about=about,
+        saved=found,
+    )
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """What the matrices are multiplied in; "auto" is bfloat16 where the processor has it."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    can = torch.cpu.get_capabilities()
+    return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
+
+
+def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
+    """The recipe's model with random weights; RecipeError if tokenizer or sequences do not fit."""
+    special = {
+        "vocab_size": tokenizer.vocab_size,
+        "bos_token_id": None,
+        "pad_token_id": None,
+        "eos_token_id": min(tokenizer.eos_ids, default=None),
+    }
+    config = read_config({**special, **recipe.model})
+    if config.vocab_size < tokenizer.vocab_size:
+        raise RecipeError(
+            f"[model] vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.vocab_size}",
+            hint="leave vocab_size out of [model]",
+        )
+    if config.max_context < recipe.data.sequence:
+        raise RecipeError(
+            f"[data] sequence is {recipe.data.sequence}, the model's context {config.max_context}",
+            hint="shorten it or raise [model] max_position_embeddings",
+        )
+    model = Decoder(config, dtype=torch.float32)
+    initialise(model, recipe.run.seed, std=float(recipe.model.get("initializer_range", 0.02)))
+    return model.train()
+
+
+def _first_files(recipe: Recipe, domains: tuple[Domain, ...], folder: Path) -> Tokenizer:
+    write_whole(folder / "recipe.toml", recipe.source.encode())
+    return make_tokenizer(recipe, domains, folder)
+
+
+def _first_state(recipe: Recipe, tokenizer: Tokenizer) -> State:
+    seed_all(recipe.run.seed)
+    model = make_model(recipe, tokenizer)
+    return State(model=model, optimiser=make_optimiser(model, recipe.optimiser))
+
+
+def _resumed(
+    found: Path, recipe: Recipe, about: dict[str, Any], note: Callable[[str], None]
+) -> State:
+    before = checkpoints.read_trainer(found)
+    _refuse_another_run(before, about)
+    if before["threads"] != about["threads"]:
+        note(
+            f"{about['threads']} threads instead of {before['threads']}: sums may round "
+            "differently from here on"
+        )
+    if before["settings"]["steps"] != recipe.steps:
+        note(
+            f"{recipe.steps} steps instead of {before['settings']['steps']}: the learning rate "
+            "follows another curve from here on"
+        )
+    state = checkpoints.read_checkpoint(found, recipe.optimiser)
+    note(f"resumed at step {state.step} from {found}")
+    return state
+
+
+def _refuse_another_run(before: dict[str, Any], now: dict[str, Any]) -> None:
+    hint = "resume with the recipe, texts and dtype it began with, or begin anew in another --out"
+    for part, values in now["settings"].items():
+        was = before["settings"][part]
+        if part == "steps" or values == was:
+            continue
+        keys = [key for key in values.keys() | was.keys() if values.get(key) != was.get(key)]
+        key = min(keys)
+        raise RecipeError(
+            f"[{part}] {key} was {was.get(key)!r} in this run, now it is {values.get(key)!r}",
+            hint=hint,
+        )
+    for part, name in (("data", "the texts or the tokenizer"), ("dtype", "the dtype")):
+        if before[part] != now[part]:
+            raise RecipeError(
+                f"{name} changed since this run began: {before[part]} became {now[part]}", hint=hint
+            )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What makes a run this run, as JSON gives it back."""
+    run = {key: value for key, value in asdict(recipe.run).items() if key not in _FREE}
+    data = asdict(replace(recipe.data, texts=("",) * len(recipe.data.texts)))
+    settings = {
+        "model": dict(recipe.model),
+        "data": data,
+        "optimiser": asdict(recipe.optimiser),
+        "run": run,
+        "steps": recipe.steps,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain

@@ -1,0 +1,230 @@
+"""A run from its recipe to its final model."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from expertly.checkpoint import save, whole_folder
+from expertly.errors import RecipeError
+from expertly.train import checkpoints, watch
+from expertly.train.begin import Begun, begin, run_folder
+from expertly.train.evaluate import score
+from expertly.train.metrics import Metrics
+from expertly.train.progress import Display
+from expertly.train.recipe import Recipe
+from expertly.train.sampler import Sampler
+from expertly.train.step import Report, take_step
+from expertly.train.stopping import Stop, stopping
+
+MAX_SKIPPED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """`final` is the finished model's folder, None if the run stopped before its end;
+    `bits_per_byte` by domain is that of the last evaluation, on held-out text."""
+
+    folder: Path
+    final: Path | None
+    step: int
+    tokens: int
+    seconds: float
+    skipped: int
+    stopped_by: int | None = None  # the signal's number
+    bits_per_byte: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    folder: Path
+    begun: Begun
+    metrics: Metrics
+    display: Display
+    saved: Path | None
+    history: list[watch.Reading] = field(default_factory=list)
+    bits_per_byte: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Trains `recipe` in `folder`: checkpoints/, metrics.jsonl, and final/ in the end.
+
+    With `resume` it goes on from the newest checkpoint that verifies, and gives bit for bit what
+    the run would have given that never stopped (on as many threads). `stop_after` saves and
+    returns after so many steps in all. SIGINT and SIGTERM finish the step, save and return.
+
+    Raises RecipeError, InputError, ConfigError for what cannot be trained, OutputError for a
+    folder that exists or cannot be written; checkpoints saved before stay as they are.
+    """
+    console = console or Console(stderr=True)
+
+    def note(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    with stopping() as stop, run_folder(folder, resume=resume):
+        begun = begin(recipe, folder, note)
+        state = begun.state
+        note(_describe(begun))
+        with Metrics(folder / "metrics.jsonl", state.step) as metrics:
+            display = Display(recipe.steps, state.step, console=console)
+            run = _Run(recipe, folder, begun, metrics, display, begun.saved)
+            try:
+                if run.saved is None:
+                    _save(run)  # a disk that is too small shows before the work, not after
+                last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
+                _steps(run, last, stop)
+                final = _finish(run) if state.step >= recipe.steps else None
+            finally:
+                display.close()
+    return Summary(
+        folder=folder,
+        final=final,
+        step=state.step,
+        tokens=state.tokens,
+        seconds=state.seconds,
+        skipped=state.skipped,
+        stopped_by=stop.signal,
+        bits_per_byte=run.bits_per_byte,
+    )
+
+
+def _describe(begun: Begun) -> str:
+    model, packed = begun.state.model, begun.packed
+    total = sum(parameter.numel() for parameter in model.parameters())
+    domains = ", ".join(f"{span.name} {span.end - span.start:,}" for span in packed.spans)
+    return (
+        f"{model.config.family} of {total:,} parameters, vocabulary "
+        f"{model.config.vocab_size:,}, {begun.about['dtype']} on {begun.about['threads']} "
+        f"threads; tokens to train on: {domains}"
+    )
+
+
+def _steps(run: _Run, last: int, stop: Stop) -> None:
+    """Steps up to `last` or until asked to stop; the state is saved when this returns."""
+    state, every = run.begun.state, run.recipe.run
+    sampler = Sampler(run.begun.packed, run.recipe.data.sequence, every.seed)
+    while state.step < last and stop.signal is None:
+        began = time.monotonic()
+        is_read = _is_due(state.step + 1, every.statistics_every)
+        batches = _batches(sampler, run.recipe, state.step)
+        report = take_step(state, run.recipe, batches, run.begun.dtype, read=is_read)
+        state.seconds += time.monotonic() - began
+        _record(run, report)
+        _refuse_hopeless(run)
+        if _is_due(state.step, every.evaluate_every) and state.step < run.recipe.steps:
+            _timed(run, lambda: _evaluate(run, every.evaluation_bytes))
+        if _is_due(state.step, every.checkpoint_every) and state.skipped_in_a_row == 0:
+            _timed(run, lambda: _save(run))
+    # a state in the middle of skipped steps may be beyond help: the one before them stays newest
+    if state.skipped_in_a_row == 0:
+        _save(run)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _batches(sampler: Sampler, recipe: Recipe, step: int) -> Iterator[Tensor]:
+    run = recipe.run
+    for index in range(run.accumulation):
+        yield sampler.sequences((step * run.accumulation + index) * run.batch, run.batch)
+
+
+def _timed(run: _Run, work: Callable[[], None]) -> None:
+    began = time.monotonic()
+    work()
+    run.begun.state.seconds += time.monotonic() - began
+    run.display.pause()
+
+
+def _record(run: _Run, report: Report) -> None:
+    state = run.begun.state
+    run.metrics.write(
+        "step",
+        state.step,
+        loss=report.loss,
+        balance=report.balance,
+        z=report.z,
+        lr=report.lr,
+        grad_norm=report.grad_norm,
+        is_skipped=report.is_skipped,
+        tokens=state.tokens,
+        seconds=round(state.seconds, 3),
+    )
+    run.display.step(state.step, report.loss, run.recipe.tokens_per_step)
+    if report.is_skipped:
+        run.display.warn(
+            f"step {state.step} is skipped: loss {report.loss}, gradient norm {report.grad_norm}"
+        )
+    for reading in report.readings:
+        run.metrics.write("router", **asdict(reading))
+    run.history += report.readings
+    for text in watch.warnings(run.history) if report.readings else []:
+        run.metrics.write("warning", state.step, text=text)
+        run.display.warn(text)
+
+
+def _refuse_hopeless(run: _Run) -> None:
+    state = run.begun.state
+    if state.skipped_in_a_row >= MAX_SKIPPED:
+        good = run.saved.name if run.saved else "the beginning"
+        raise RecipeError(
+            f"{MAX_SKIPPED} steps in a row up to step {state.step} had no finite loss and gradient",
+            hint=f"lower [optimiser] peak_lr and begin anew; {good} is good and kept",
+        )
+
+
+def _evaluate(run: _Run, num_bytes: int | None) -> None:
+    """Bits per byte by domain, over the first `num_bytes` of each held-out text (None: all)."""
+    state, sequence = run.begun.state, run.recipe.data.sequence
+    state.model.eval()
+    for name, text in run.begun.held_out.items():
+        part = text if num_bytes is None else text.encode()[:num_bytes].decode(errors="ignore")
+        measured = score(state.model, run.begun.tokenizer, part, sequence)
+        run.bits_per_byte[name] = measured.bits_per_byte
+    state.model.train()
+    if run.bits_per_byte:
+        run.metrics.write(
+            "evaluation",
+            state.step,
+            bits_per_byte=dict(run.bits_per_byte),
+            context=sequence,
+            evaluation_bytes=num_bytes,
+        )
+        values = "  ".join(f"{name} {bits:.3f}" for name, bits in run.bits_per_byte.items())
+        mean = sum(run.bits_per_byte.values()) / len(run.bits_per_byte)
+        run.display.note(f"step {state.step}: bits per byte {mean:.3f} ({values})")
+
+
+def _save(run: _Run) -> None:
+    state, folder = run.begun.state, run.folder / "checkpoints"
+    if run.saved is not None and run.saved.name == f"step-{state.step:08d}":
+        return
+    run.saved = checkpoints.write_checkpoint(folder, state, run.begun.about)
+    checkpoints.retain(folder, run.recipe.run.keep, run.saved)
+
+
+def _finish(run: _Run) -> Path:
+    """The last evaluation, on all held-out text, and the model to use, with its recipe."""
+    final = run.folder / "final"
+    if final.is_dir():
+        run.display.note(f"{final} is already there: this run had finished")
+        return final
+    _evaluate(run, None)
+    dtype: torch.dtype = getattr(torch, run.recipe.run.final_dtype)
+    with whole_folder(final) as partial:
+        save(run.begun.state.model, partial, dtype=dtype)
+        (partial / "recipe.toml").write_text(run.recipe.source, "utf-8")
+    return final

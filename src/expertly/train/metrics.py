@@ -1,0 +1,55 @@
+"""The numbers of a run, one JSON object a line, in step order even after a resume."""
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from expertly.train.files import write_whole, writing
+
+
+class Metrics:
+    """Appends rows to a file; opening it drops the rows after `step`, which will come again."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        with writing(path):
+            write_whole(path, b"".join(_rows_up_to(path, step)))
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """One row; a number that is not finite becomes null, as JSON has no name for it."""
+        row = {"kind": kind, "step": step, **{key: _plain(v) for key, v in values.items()}}
+        with writing(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def _rows_up_to(path: Path, step: int) -> list[bytes]:
+    kept: list[bytes] = []
+    if not path.is_file():
+        return kept
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            is_kept = line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a killed run did not finish
+        if is_kept:
+            kept.append(line)
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
