@@ -21,10 +21,12 @@ def open_config(model: str | Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ConfigError(f"{path} is larger than 16 MiB, too large for a config", hint=_HINT)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not valid JSON: {error}", hint="download the file again"
         ) from None
@@ -65,7 +67,7 @@ def _fetch(hub_id: str) -> Path:
         why = "it has no config.json"
     except HfHubHTTPError as error:
         why = f"the hub answers {error.response.status_code}"
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # the hub's transport has errors of its own, outside this tree
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     raise InputError(
         f"the config of {hub_id!r} cannot be fetched: {why}",
