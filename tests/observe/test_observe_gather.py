@@ -21,8 +21,8 @@ def hand() -> LayerCounts:
 
 
 def test_rows_are_counted_for_the_domain_of_the_window_only() -> None:
-    assert hand().rows_NE.tolist() == [[0, 0, 0], [3, 2, 3]]
-    assert hand().tokens_N.tolist() == [0, 4]
+    assert hand().rows_ME.tolist() == [[0, 0, 0], [3, 2, 3]]
+    assert hand().tokens_M.tolist() == [0, 4]
 
 
 def test_pairs_are_tokens_that_chose_both_and_singles_stand_on_the_diagonal() -> None:
@@ -100,8 +100,8 @@ def test_sums_over_windows_agree_with_looking_at_every_token(case) -> None:  # t
                     by_id[(1, 3).index(ids[t])][i] += 1
                 for j in experts:
                     pairs[i][j] += 1
-    assert total.rows_NE.tolist() == rows
-    assert total.tokens_N.tolist() == tokens
+    assert total.rows_ME.tolist() == rows
+    assert total.tokens_M.tolist() == tokens
     assert total.pairs_EE.tolist() == pairs
     assert total.rows_UE.tolist() == by_id
     assert total.uses_U.tolist() == uses

@@ -16,8 +16,8 @@ def tables(draw: st.DrawFn) -> list[list[int]]:
 
 
 def test_load_is_the_share_of_the_rows_of_all_domains() -> None:
-    rows_NE = torch.tensor([[1, 0, 3], [1, 2, 1]])
-    assert measure.load(rows_NE).tolist() == [0.25, 0.25, 0.5]
+    rows_ME = torch.tensor([[1, 0, 3], [1, 2, 1]])
+    assert measure.load(rows_ME).tolist() == [0.25, 0.25, 0.5]
 
 
 def test_coactivation_divides_by_the_expert_of_the_row() -> None:
@@ -33,11 +33,11 @@ def test_coactivation_of_an_expert_nobody_chose_is_zero() -> None:
 
 def test_domain_shares_are_of_the_domains_own_rows_and_tokens() -> None:
     # two experts a token: three tokens of the first domain, one of the second
-    rows_NE, tokens_N = torch.tensor([[3, 2, 1], [0, 1, 1]]), torch.tensor([3, 1])
+    rows_ME, tokens_M = torch.tensor([[3, 2, 1], [0, 1, 1]]), torch.tensor([3, 1])
     by_row = [[1 / 2, 1 / 3, 1 / 6], [0.0, 0.5, 0.5]]
     by_token = [[1.0, 2 / 3, 1 / 3], [0.0, 1.0, 1.0]]
-    assert measure.domain_row_share(rows_NE).tolist() == by_row
-    assert measure.domain_token_share(rows_NE, tokens_N).tolist() == by_token
+    assert measure.domain_row_share(rows_ME).tolist() == by_row
+    assert measure.domain_token_share(rows_ME, tokens_M).tolist() == by_token
 
 
 def test_vocabulary_shares_are_of_the_ids_own_rows() -> None:
@@ -62,8 +62,8 @@ def test_favourites_without_any_tracked_id_are_empty_lists() -> None:
 
 
 def test_shares_of_a_domain_without_tokens_are_zero() -> None:
-    rows_NE = torch.tensor([[0, 0], [1, 3]])
-    assert measure.domain_row_share(rows_NE).tolist() == [[0.0, 0.0], [0.25, 0.75]]
+    rows_ME = torch.tensor([[0, 0], [1, 3]])
+    assert measure.domain_row_share(rows_ME).tolist() == [[0.0, 0.0], [0.25, 0.75]]
 
 
 @given(tables())

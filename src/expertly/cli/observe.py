@@ -41,7 +41,7 @@ def command(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each text.")] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what the experts do: load, pairs, domains, words."""
+    """Measure what the experts of a model do on texts."""
     files = domains([*(text or []), *(more or [])], named or [])
     if not files and model is not None:
         raise InputError("no text to observe", hint="give one with --text FILE")

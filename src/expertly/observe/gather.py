@@ -14,10 +14,10 @@ from expertly.mixture.routing import Routing
 
 
 class LayerCounts(NamedTuple):
-    """E experts, N domains, U tracked token ids; int64 tensors in main memory."""
+    """E experts, M domains, U tracked token ids; int64 tensors in main memory."""
 
-    rows_NE: Tensor  # rows of the domain's tokens that went to the expert
-    tokens_N: Tensor  # tokens of the domain
+    rows_ME: Tensor  # rows of the domain's tokens that went to the expert
+    tokens_M: Tensor  # tokens of the domain
     pairs_EE: Tensor  # tokens that chose both experts; on the diagonal, tokens that chose the one
     rows_UE: Tensor  # rows of the tracked id that went to the expert
     uses_U: Tensor  # tokens with the tracked id
@@ -27,8 +27,8 @@ class LayerCounts(NamedTuple):
 
     def plus(self, other: "LayerCounts") -> "LayerCounts":
         return LayerCounts(
-            rows_NE=self.rows_NE + other.rows_NE,
-            tokens_N=self.tokens_N + other.tokens_N,
+            rows_ME=self.rows_ME + other.rows_ME,
+            tokens_M=self.tokens_M + other.tokens_M,
             pairs_EE=self.pairs_EE + other.pairs_EE,
             rows_UE=self.rows_UE + other.rows_UE,
             uses_U=self.uses_U + other.uses_U,
@@ -41,8 +41,8 @@ class LayerCounts(NamedTuple):
 def nothing(num_experts: int, num_domains: int, num_tracked: int) -> LayerCounts:
     """Counts of no token at all, to start a sum from."""
     return LayerCounts(
-        rows_NE=_zeros(num_domains, num_experts),
-        tokens_N=_zeros(num_domains),
+        rows_ME=_zeros(num_domains, num_experts),
+        tokens_M=_zeros(num_domains),
         pairs_EE=_zeros(num_experts, num_experts),
         rows_UE=_zeros(num_tracked, num_experts),
         uses_U=_zeros(num_tracked),
@@ -64,14 +64,14 @@ def count(
     is_token_R = routing.mask_T[routing.token_R]
     expert_R = measures.row_experts(routing)[is_token_R]
     token_R = routing.token_R[is_token_R]
-    rows_NE, tokens_N = _zeros(num_domains, num_experts), _zeros(num_domains)
-    rows_NE[domain] = torch.bincount(expert_R, minlength=num_experts)
-    tokens_N[domain] = num_tokens
+    rows_ME, tokens_M = _zeros(num_domains, num_experts), _zeros(num_domains)
+    rows_ME[domain] = torch.bincount(expert_R, minlength=num_experts)
+    tokens_M[domain] = num_tokens
     position_T = _positions(ids_T.cpu(), tracked_U)
     repeats, neighbours = measures.consecutive_repeats(routing)
     return LayerCounts(
-        rows_NE=rows_NE,
-        tokens_N=tokens_N,
+        rows_ME=rows_ME,
+        tokens_M=tokens_M,
         pairs_EE=_pairs(token_R, expert_R, len(ids_T), num_experts),
         rows_UE=_rows_of_ids(position_T[token_R], expert_R, len(tracked_U), num_experts),
         uses_U=_bincount(position_T[routing.mask_T], len(tracked_U)),

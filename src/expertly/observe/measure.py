@@ -8,9 +8,9 @@ dropped. A row, token or expert that never occurred has shares of 0.
 from torch import Tensor, float64
 
 
-def load(rows_NE: Tensor) -> Tensor:
+def load(rows_ME: Tensor) -> Tensor:
     """load_E: share of all rows that went to each expert; sums to 1."""
-    rows_E = rows_NE.sum(dim=0)
+    rows_E = rows_ME.sum(dim=0)
     return _divide(rows_E, rows_E.sum())
 
 
@@ -20,15 +20,15 @@ def coactivation(pairs_EE: Tensor) -> Tensor:
     return _divide(pairs_EE, pairs_EE.diagonal().unsqueeze(1))
 
 
-def domain_row_share(rows_NE: Tensor) -> Tensor:
+def domain_row_share(rows_ME: Tensor) -> Tensor:
     """Domain specialisation: share of a domain's rows that went to each expert; fair is 1/E."""
-    return _divide(rows_NE, rows_NE.sum(dim=1, keepdim=True))
+    return _divide(rows_ME, rows_ME.sum(dim=1, keepdim=True))
 
 
-def domain_token_share(rows_NE: Tensor, tokens_N: Tensor) -> Tensor:
+def domain_token_share(rows_ME: Tensor, tokens_M: Tensor) -> Tensor:
     """Domain specialisation: share of a domain's tokens that consult each expert; fair is K/E
     (OLMoE, arXiv 2409.02060, section 5.3)."""
-    return _divide(rows_NE, tokens_N.unsqueeze(1))
+    return _divide(rows_ME, tokens_M.unsqueeze(1))
 
 
 def vocabulary_row_share(rows_UE: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def _gather(
 
 
 def _layer_report(index: int, mixture: Mixture, counts: LayerCounts) -> LayerReport:
-    rows_E = counts.rows_NE.sum(dim=0)
+    rows_E = counts.rows_ME.sum(dim=0)
     favourites = measure.favourites(counts.rows_UE, counts.uses_U, _FAVOURITES)
     neighbours = counts.neighbours
     return LayerReport(
@@ -131,17 +131,17 @@ def _layer_report(index: int, mixture: Mixture, counts: LayerCounts) -> LayerRep
         num_experts=mixture.num_experts,
         num_chosen=mixture.num_chosen,
         num_rows=int(rows_E.sum()),
-        load=measure.load(counts.rows_NE).tolist(),
+        load=measure.load(counts.rows_ME).tolist(),
         entropy=measures.load_entropy(rows_E),
         max_violation=measures.max_violation(rows_E),
         gini=measures.gini(rows_E),
         dead_experts=measures.dead_experts(rows_E),
-        token_entropy=counts.entropy_sum / int(counts.tokens_N.sum()),
+        token_entropy=counts.entropy_sum / int(counts.tokens_M.sum()),
         repeat_share=counts.repeats / neighbours if neighbours else None,
         coactivation=measure.coactivation(counts.pairs_EE).tolist(),
         tokens_by_expert=counts.pairs_EE.diagonal().tolist(),
-        domain_row_share=measure.domain_row_share(counts.rows_NE).tolist(),
-        domain_token_share=measure.domain_token_share(counts.rows_NE, counts.tokens_N).tolist(),
+        domain_row_share=measure.domain_row_share(counts.rows_ME).tolist(),
+        domain_token_share=measure.domain_token_share(counts.rows_ME, counts.tokens_M).tolist(),
         vocabulary_rows=counts.rows_UE.tolist(),
         favourites=favourites,
     )
