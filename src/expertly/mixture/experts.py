@@ -58,7 +58,7 @@ class Experts(nn.Module):
         place_R = torch.empty_like(rows.order_R).scatter_(
             0, rows.order_R, torch.arange(rows.order_R.shape[0], device=x_TD.device)
         )
-        y_TKD = y_RD[place_R].view(num_tokens, num_chosen, -1)
+        y_TKD = y_RD[place_R].view(num_tokens, num_chosen, x_TD.shape[1])
         return torch.einsum("tkd,tk->td", y_TKD, weight_TK.to(y_TKD.dtype))
 
     def _compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
