@@ -49,11 +49,17 @@ def test_an_unknown_domain_names_the_known_ones() -> None:
 def test_the_cut_is_at_the_last_line_boundary_before_the_share() -> None:
     assert corpora.split("aaaa\nbbbb\ncccc\n", 1 / 3) == ("aaaa\nbbbb\n", "cccc\n")
     assert corpora.split("aaaa\nbbbb\ncccc\n", 0.34) == ("aaaa\n", "bbbb\ncccc\n")
-    assert corpora.split("one line", 0.5) == ("one line", "")
+    assert corpora.split("aaaa\nbbbb\n", 0.0) == ("aaaa\nbbbb\n", "")
 
 
-@given(st.text(), st.floats(0.0, 0.99))
-def test_nothing_is_lost_by_a_cut(text: str, share: float) -> None:
+def test_a_text_of_one_line_is_cut_between_characters() -> None:
+    assert corpora.split("one line", 0.5) == ("one ", "line")
+    assert corpora.split("häää", 0.5) == ("hä", "ää")
+    assert corpora.split("", 0.5) == ("", "")
+
+
+@given(st.text(), st.floats(0.0, 1.0))
+def test_nothing_is_lost_by_a_cut_and_enough_is_held_out(text: str, share: float) -> None:
     first, second = corpora.split(text, share)
     assert first + second == text
-    assert not second or first.endswith("\n")
+    assert len(second.encode()) >= share * len(text.encode()) - 1e-9

@@ -35,10 +35,14 @@ def whole_text(domain: str) -> str:
 
 
 def split(text: str, share: float) -> tuple[str, str]:
-    """Text cut in two at a line boundary so that the second part is at least `share` of its
-    bytes (UTF-8); a text without such a boundary goes whole into the first part."""
-    data = text.encode("utf-8")
-    at = data.rfind(b"\n", 0, int(len(data) * (1 - share))) + 1
-    if at == 0 or share == 0:
+    """Text cut in two so that the second part is at least `share` of its bytes (UTF-8): where a
+    line ends, or between two characters if no line ends before that."""
+    if share == 0:
         return text, ""
+    data = text.encode("utf-8")
+    limit = int(len(data) * (1 - share))
+    at = data.rfind(b"\n", 0, limit) + 1 or limit
+    # 10xxxxxx continues a character
+    while 0 < at < len(data) and data[at] & 0xC0 == 0x80:
+        at -= 1
     return data[:at].decode("utf-8"), data[at:].decode("utf-8")
