@@ -64,7 +64,7 @@ def make_recipe(tmp_path: Path) -> Callable[..., Recipe]:
     """A tiny recipe beside its text; each change is (old, new) in the recipe's TOML."""
 
     def make(*changes: tuple[str, str]) -> Recipe:
-        words = "the owl and a pussy cat went to sea in beautiful pea green boat".split()
+        words = ["owl", "and", "cat", "went", "to", "sea", "in", "beautiful", "green", "boat"]
         rng = random.Random(3)
         lines = (" ".join(rng.choices(words, k=8)) for _ in range(150))
         (tmp_path / "poem.txt").write_text("\n".join(lines) + "\n")

@@ -65,7 +65,7 @@ def test_missing_empty_and_unknown_texts_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"cannot read the text .*gone: No such file"):
         one("gone", tmp_path)
-    with pytest.raises(InputError, match="there is no text in .*empty"):
+    with pytest.raises(InputError, match=r"there is no text in .*empty"):
         one("empty", tmp_path)
     with pytest.raises(InputError, match="no packaged text is called 'opera'"):
         one("packaged:opera", tmp_path)

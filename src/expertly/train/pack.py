@@ -43,7 +43,7 @@ def pack(
 ) -> Packed:
     """The training texts as tokens, `end_id` after each document (None: nothing), in
     folder/tokens.bin; index.json, written last, says what it was made from."""
-    fingerprint = _fingerprint(domains, tokenizer_file)
+    fingerprint = _fingerprint(domains, tokenizer_file, end_id)
     index = _read_index(folder)
     if index is None or index["fingerprint"] != fingerprint:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,9 +57,9 @@ def pack(
     return Packed(tokens=tokens, spans=spans, fingerprint=fingerprint)
 
 
-def _fingerprint(domains: tuple[Domain, ...], tokenizer_file: Path) -> str:
+def _fingerprint(domains: tuple[Domain, ...], tokenizer_file: Path, end_id: int | None) -> str:
     total = hashlib.blake2b(digest_size=32)
-    total.update(f"{_FORMAT} {digest(tokenizer_file)}".encode())
+    total.update(f"{_FORMAT} {end_id} {digest(tokenizer_file)}".encode())
     for domain in domains:
         total.update(f"\n{len(domain.documents)} {domain.held_out_share}".encode())
         for document in domain.documents:

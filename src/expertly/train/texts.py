@@ -37,7 +37,9 @@ class Domain:
         for document, share in self._shares():
             if share < 1:
                 text = document.read()
-                yield corpora.split(text, share)[0] if share > 0 else text
+                first = corpora.split(text, share)[0]
+                if first:
+                    yield first
 
     def held_out(self) -> str:
         """The end of the domain's text: `held_out_share` of its bytes, a little more for whole
