@@ -62,7 +62,7 @@ _MIXTRAL = [
     _experts(4, 2),
     _experts(8, 3, sliding_window=5, num_key_value_heads=1, rope_parameters=_PLAIN),
     _experts(3, 1, tie_word_embeddings=True, head_dim=10, vocab_size=61),
-    _experts(5, 5, num_key_value_heads=6, hidden_size=60, rope_parameters=_LINEAR),
+    _experts(6, 5, num_key_value_heads=6, hidden_size=60, rope_parameters=_LINEAR),
     _experts(7, 2, num_hidden_layers=3, intermediate_size=33, head_dim=6, rope_parameters=_YARN),
     _experts(6, 2, sliding_window=64, rms_norm_eps=0.01, rope_parameters=_LLAMA3),
 ]
@@ -241,21 +241,43 @@ _DBRX = [
         {
             "ffn_hidden_size": 15,
             "moe_num_experts": 6,
-            "moe_top_k": 6,
+            "moe_top_k": 5,
             "ffn_act_fn": {"name": "gelu"},
         },
     ),
 ]
 _GPT_OSS = [
-    _experts(4, 2, head_dim=8, sliding_window=5, rope_parameters={**_YARN, "truncate": False}),
-    _experts(7, 3, head_dim=6, sliding_window=3, num_hidden_layers=3, rope_parameters=_PLAIN),
     _experts(
-        5, 1, head_dim=10, attention_bias=False, num_key_value_heads=1, rope_parameters=_LINEAR
+        4,
+        2,
+        head_dim=8,
+        sliding_window=5,
+        swiglu_limit=1.0,
+        rope_parameters={**_YARN, "truncate": False},
+    ),
+    _experts(
+        7,
+        3,
+        head_dim=6,
+        sliding_window=3,
+        swiglu_limit=0.6,
+        num_hidden_layers=3,
+        rope_parameters=_PLAIN,
+    ),
+    _experts(
+        5,
+        1,
+        head_dim=10,
+        attention_bias=False,
+        swiglu_limit=0.8,
+        num_key_value_heads=1,
+        rope_parameters=_LINEAR,
     ),
     _experts(
         6,
-        6,
-        head_dim=4,
+        4,
+        head_dim=8,
+        swiglu_limit=0.7,
         layer_types=["full_attention", "sliding_attention"],
         sliding_window=4,
         num_key_value_heads=6,
