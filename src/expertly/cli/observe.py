@@ -23,7 +23,7 @@ def command(
         typer.Argument(help="A folder or a hub id.", show_default="the bundled model"),
     ] = None,
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files after --text.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="More files after --text.")
     ] = None,
     text: Annotated[
         list[Path] | None,

@@ -91,8 +91,11 @@ class Report:
             for layer in self.layers
         ]
         heads = ("layer", "entropy", "MaxVio", "Gini", "dead", "token entropy", "repeats", "load")
-        note = f"load, an expert a character: '{_RAMP}' from idle to three times its fair share"
-        return [*table(heads, rows, left=(7,)), note, *self._dead()]
+        notes = (
+            "repeats: tokens whose first expert is the previous token's; by chance 1 in E",
+            f"load: a character an expert, '{_RAMP}' from idle to three times its fair share",
+        )
+        return [*table(heads, rows, left=(7,)), *notes, *self._dead()]
 
     def _dead(self) -> Iterator[str]:
         for layer in self.layers:
