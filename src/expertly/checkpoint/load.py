@@ -29,21 +29,37 @@ def load(model: str | Path, dtype: str = "float32") -> Decoder:
         raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {', '.join(_DTYPES)}")
     folder = locate(model)
     config = read_config(read_json(folder / "config.json"))
+    # before any memory is taken: a config of another model may ask for terabytes
+    entries = find_all(config, folder)
     decoder = Decoder(config, dtype=_DTYPES[dtype])
-    fill(decoder, folder)
+    fill(decoder, entries)
     if (folder / "tokenizer.json").exists():
         decoder.tokenizer = Tokenizer.open(folder)
     return decoder.eval()
 
 
-def fill(decoder: Decoder, folder: Path) -> None:
-    """Read every parameter of `decoder` from the folder's safetensors files."""
+def find_all(config: ModelConfig, folder: Path) -> dict[str, Entry]:
+    """Where the tensors of `config` lie in the folder's files. Raises CheckpointError unless they
+    are all there, of the shapes that `config` asks for, and nothing is left over."""
     entries = find(folder)
-    stored = list(stored_tensors(decoder.config))
-    _check_names(stored, entries, decoder.config, folder)
+    stored = list(stored_tensors(config))
+    _check_names(stored, entries, config, folder)
+    for tensor in stored:
+        entry = entries[tensor.name]
+        if entry.shape != tensor.shape:
+            raise CheckpointError(
+                f"tensor {tensor.name} in {entry.file.name} has shape {entry.shape}, "
+                f"the config asks for {tensor.shape}",
+                hint="config.json and weights belong to different models; download both again",
+            )
+    return entries
+
+
+def fill(decoder: Decoder, entries: dict[str, Entry]) -> None:
+    """Read every parameter of `decoder` from where `find_all` found it."""
     parameters = dict(decoder.named_parameters())
     with torch.no_grad(), reader() as source:
-        for tensor in stored:
+        for tensor in stored_tensors(decoder.config):
             _fill_one(tensor, entries[tensor.name], parameters, source)
         if decoder.config.is_tied:
             _check_tied(entries, decoder.embed_VD, source)
@@ -52,12 +68,6 @@ def fill(decoder: Decoder, folder: Path) -> None:
 def _fill_one(
     stored: Stored, entry: Entry, parameters: dict[str, torch.nn.Parameter], source: Reader
 ) -> None:
-    if entry.shape != stored.shape:
-        raise CheckpointError(
-            f"tensor {stored.name} in {entry.file.name} has shape {entry.shape}, "
-            f"the config asks for {stored.shape}",
-            hint="config.json and weights belong to different models; download both again",
-        )
     whole = stored.parts[0]
     target = target_of(whole, parameters)
     if len(stored.parts) == 1 and whole.view is None and target.dtype == entry.dtype:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -59,8 +60,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             _sync(path)
         partial.rename(folder)
         _sync(folder.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    # safetensors wraps what the system says, a full disk too, in an error of its own
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
             f"{folder} cannot be written: {reason}", hint="free some space or choose another place"
         ) from None

@@ -39,6 +39,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist", hint="give a model's folder") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", hint=_AGAIN) from None
     if not isinstance(content, dict):
@@ -46,9 +48,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read: {error.strerror or error}", hint=_AGAIN)
+
+
 def find(folder: Path) -> dict[str, Entry]:
     """Every tensor of the folder's checkpoint by name. Raises CheckpointError for a missing or
-    damaged file, a name in two files, and an index that disagrees with its files."""
+    damaged file, a name in two files, and an index that names files elsewhere."""
     entries: dict[str, Entry] = {}
     for file in _files(folder):
         for name, entry in _header(file).items():
@@ -136,7 +142,10 @@ class Reader:
     def _open(self, file: Path) -> None:
         if file != self._file:
             self.close()
-            self._fd, self._file = os.open(file, os.O_RDONLY), file
+            try:
+                self._fd, self._file = os.open(file, os.O_RDONLY), file
+            except OSError as error:
+                raise _unreadable(file, error) from None
 
     def close(self) -> None:
         if self._fd >= 0:
