@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import END, Script, bytes_tokenizer, script, small_decoder
+from engine_models import END, Script, bytes_tokenizer, script, small_decoder
 
 from expertly.config import LongScaling
 from expertly.engine import Engine, Piece, Sampling

@@ -1,0 +1,92 @@
+"""`expertly`: runs a verb and turns whatever goes wrong into one line and an exit code.
+
+0 done; 1 our fault; 2 something the user can mend; 130 interrupted; 141 the reader went away.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from expertly.cli.output import print_error
+from expertly.cli.verbs import group
+from expertly.errors import ExpertlyError
+
+_OS_HINTS = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or write to another disk",
+    errno.EACCES: "check who may read and write there",
+    errno.EPERM: "check who may read and write there",
+    errno.EROFS: "write to a folder that is not read-only",
+    errno.ENOENT: "check the path",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the answer is its exit code."""
+    globals_: dict[str, bool] = {}
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _invoke(given, globals_)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _discard_output()
+        return 141
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if globals_.get("traceback"):
+            traceback.print_exc()
+        return _explain(error)
+
+
+def _invoke(arguments: list[str], globals_: dict[str, bool]) -> int:
+    command = group()
+    try:
+        with command.make_context("expertly", arguments, obj=globals_) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    return 0
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, ExpertlyError):
+        return print_error("error", error.message, error.hint)
+    if isinstance(error, typer.TyperException):
+        return print_error("error", error.format_message(), f"see `{_path(error)} --help`")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return print_error(
+            "error",
+            f"not enough memory: {error}",
+            "`expertly plan MODEL` says what a model needs; try --dtype bfloat16",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        hint = _OS_HINTS.get(error.errno or 0, "the system refused; mend it there and try again")
+        return print_error("error", f"{place}{error.strerror}", hint)
+    print_error(
+        "internal error",
+        f"{type(error).__name__}: {error}",
+        "this is a fault of expertly; please report it with the output of "
+        "`expertly --traceback VERB ...`",
+    )
+    return 1
+
+
+def _path(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "expertly"
+
+
+def _discard_output() -> None:
+    # python flushes stdout once more when it ends, and would complain
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = None

@@ -1,0 +1,99 @@
+"""What `expertly run` does: open the model, find the prompt, write or talk."""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from expertly.checkpoint import load
+from expertly.checkpoint.locate import locate
+from expertly.cli.chat import Conversation, converse
+from expertly.cli.output import note
+from expertly.cli.prompting import find_prompt, split
+from expertly.cli.show import Show
+from expertly.engine import Engine, Sampling
+from expertly.errors import InputError
+from expertly.model import Decoder
+from expertly.text import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of `expertly run`; `words` are its arguments."""
+
+    words: tuple[str, ...]
+    sampling: Sampling
+    dtype: str
+    system: str | None
+    wants_chat: bool | None
+    shows_experts: bool
+    is_json: bool
+    threads: int | None
+
+
+def run(request: Request) -> None:
+    """Raises ExpertlyError for what the user can mend."""
+    name, prompt = split(request.words)
+    if request.system is not None and request.wants_chat is False:
+        raise InputError("--system with --raw", hint="a system message needs a chat; drop one")
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    model = load(locate(name), request.dtype)
+    show = _show(model, request)
+    text = find_prompt(prompt, is_bundled=name == "", needs_text=request.shows_experts)
+    with Engine(model, routings=request.shows_experts) as engine:
+        if text is None:
+            _talk(engine, show, request)
+        else:
+            _write(engine, show, text, request)
+
+
+def _show(model: Decoder, request: Request) -> Show:
+    layers = model.config.mixture_layers
+    if request.shows_experts and not layers:
+        raise InputError(
+            f"a {model.config.family} has no mixture layers, so no experts to show",
+            hint="leave out --show-experts",
+        )
+    if model.tokenizer is None:
+        raise InputError(
+            "this model has no tokenizer.json", hint="put it beside the model's weights"
+        )
+    return Show(
+        tokenizer=model.tokenizer,
+        layers=layers if request.shows_experts else None,
+        is_json=request.is_json,
+    )
+
+
+def _is_chat(tokenizer: Tokenizer, request: Request, *, talks: bool) -> bool:
+    if request.wants_chat is not None:
+        return request.wants_chat
+    return request.system is not None or (talks and tokenizer.has_template)
+
+
+def _write(engine: Engine, show: Show, text: str, request: Request) -> None:
+    if _is_chat(show.tokenizer, request, talks=False):
+        conversation = Conversation(system=request.system, is_chat=True)
+        show(engine.stream(conversation.ask(text), request.sampling))
+        return
+    if show.tokenizer.has_template and request.wants_chat is None:
+        note("note: the text is continued as it is; --chat puts it into the chat template")
+    show(engine.stream(text, request.sampling), text)
+
+
+def _talk(engine: Engine, show: Show, request: Request) -> None:
+    # line editing and history, where the system has them
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
+
+    is_chat = _is_chat(show.tokenizer, request, talks=True)
+    if not is_chat:
+        note("each line is continued by itself: this is no chat")
+    converse(
+        Conversation(system=request.system, is_chat=is_chat),
+        lambda prompt: engine.stream(prompt, request.sampling),
+        show,
+        lambda: input("> " if sys.stdout.isatty() else ""),
+    )
