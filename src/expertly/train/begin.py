@@ -2,11 +2,12 @@
 
 import fcntl
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -49,12 +50,14 @@ class Begun:
 
 @contextmanager
 def run_folder(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Makes the run's folder and keeps it for this process alone.
+    """Makes the run's folder and keeps it for this process alone; a run that fails before its
+    first checkpoint leaves none behind.
 
     Raises OutputError if it has something in it and nobody asked to resume, or if another run is
     at work in it.
     """
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not (is_new or resume):
         raise OutputError(
             f"{folder} exists already",
             hint="continue that run with --resume, or choose another --out",
@@ -63,15 +66,24 @@ def run_folder(folder: Path, *, resume: bool) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"another run is at work in {folder}",
-                hint="wait for it, stop it, or choose another --out",
-            ) from None
+        _take(lock, folder)
         checkpoints.remove_leftovers(folder / "checkpoints")
-        yield
+        try:
+            yield
+        except Exception:
+            if is_new and not checkpoints.listed(folder / "checkpoints"):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _take(lock: TextIO, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(
+            f"another run is at work in {folder}",
+            hint="wait for it, stop it, or choose another --out",
+        ) from None
 
 
 def begin(recipe: Recipe, folder: Path, note: Callable[[str], None]) -> Begun:
