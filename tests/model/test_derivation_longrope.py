@@ -1,5 +1,6 @@
 """LongRoPE beyond the original context, where transformers' phimoe keeps the short factors."""
 
+from dataclasses import replace
 from typing import Any
 
 import derivation
