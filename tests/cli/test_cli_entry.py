@@ -212,3 +212,14 @@ def test_the_module_is_the_command() -> None:
     done = subprocess.run([*PYTHON, "nonsense"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: No such command 'nonsense'")
+
+
+def test_plan_imports_no_torch(folder) -> None:
+    program = (
+        "import sys; from expertly.cli import main\n"
+        f"code = main(['plan', {str(folder)!r}, '--json'])\n"
+        "assert code == 0 and not {'torch', 'numpy', 'transformers'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"total_params"' in done.stdout

@@ -25,20 +25,29 @@ BRIGHT = View(layers=[1, 3], width=60, has_colour=True)
 
 
 def test_a_line_has_the_token_and_a_column_a_layer() -> None:
-    assert PLAIN.line(THE) == "' the'            3:60% 1:40%          0:90% 2:10%"
-    assert PLAIN.line(NEW) == "'\\n'              3:50% 0:50%          12:75% 1:25%"
+    assert PLAIN.line(THE) == "' the'            3:60% 1              0:90% 2"
+    assert PLAIN.line(NEW) == "'\\n'              3:50% 0              12:75% 1"
 
 
 def test_the_header_says_what_the_columns_are() -> None:
     first, second = PLAIN.header().split("\n")
-    assert "2 mixture layers (expert:share, strongest first)" in first
+    assert "2 mixture layers (strongest:share, then as many others as fit)" in first
     assert second.index("layer 1") == PLAIN.line(THE).index("3:60%")
     assert second.index("layer 3") == PLAIN.line(THE).index("0:90%")
 
 
 def test_a_narrow_view_shows_the_strongest_experts_only() -> None:
-    narrow = View(layers=[1, 3], width=40, has_colour=False)
-    assert narrow.line(THE) == "' the'            3:60%      0:90%"
+    token = consulted("x", [(12, 0.5), (3, 0.2), (104, 0.2), (4, 0.1)])
+    # 16 cells of token, a margin of 2, and one of 2 after the column
+    for cells, experts in (
+        (7, "12:50%"),
+        (8, "12:50% 3"),
+        (12, "12:50% 3 104"),
+        (13, "12:50% 3 104"),
+    ):
+        view = View(layers=[0], width=16 + 2 + cells + 2, has_colour=False)
+        assert view.line(token).split(maxsplit=1)[1] == experts
+    assert View(layers=[0], width=34, has_colour=False).line(token).endswith("12:50% 3 104 4")
 
 
 def test_a_model_of_many_layers_shows_some_evenly_spread() -> None:
@@ -95,7 +104,7 @@ def test_no_colour_runs_on_over_a_line_break() -> None:
 def test_the_legend_counts_the_dominant_experts() -> None:
     tokens = [THE, NEW, THE, consulted("end")]
     assert PLAIN.legend(tokens) == (
-        "strongest expert of most tokens: layer 3 expert 0 2, layer 3 expert 12 1"
+        "strongest expert of most tokens: layer 3 expert 0 (2), layer 3 expert 12 (1)"
     )
     assert PLAIN.legend([]) == ""
     many = [consulted("x", [(e, 1.0)]) for e in range(11)]

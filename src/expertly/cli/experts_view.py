@@ -61,7 +61,7 @@ class View:
         of_all = "" if len(shown) == len(self.layers) else f" of {len(self.layers)}; --json has all"
         lead = (
             "each token, then the experts it consulted in "
-            f"{len(shown)} mixture layers{of_all} (expert:share, strongest first)"
+            f"{len(shown)} mixture layers{of_all} (strongest:share, then as many others as fit)"
         )
         titles = "".join(f"layer {self.layers[i]}".ljust(self._cells()) for i in shown)
         return f"{lead}\n{' ' * (_TOKEN_CELLS + _MARGIN)}{titles}".rstrip()
@@ -83,7 +83,7 @@ class View:
         """Which experts were the strongest of a token most often."""
         counts = Counter(place for token in tokens if (place := token.dominant()) is not None)
         parts = [
-            f"{self._paint(f'layer {self.layers[i]} expert {expert}', (i, expert))} {count}"
+            f"{self._paint(f'layer {self.layers[i]} expert {expert}', (i, expert))} ({count})"
             for (i, expert), count in counts.most_common(_LISTED)
         ]
         more = f", {len(counts) - _LISTED} others" if len(counts) > _LISTED else ""
@@ -102,11 +102,14 @@ class View:
         return self._room() // len(self._columns())
 
     def _cell(self, layer: int, shares: Sequence[Share]) -> str:
-        shown = shares[: max(1, (self._cells() - _MARGIN) // _SHARE_CELLS)]
-        texts = [f"{share.expert}:{share.weight:.0%}" for share in shown]
+        texts = [f"{shares[0].expert}:{shares[0].weight:.0%}"]
+        for share in shares[1:]:
+            if len(" ".join([*texts, str(share.expert)])) > self._cells() - _MARGIN:
+                break
+            texts.append(str(share.expert))
         painted = [
             self._paint(text, (layer, share.expert))
-            for text, share in zip(texts, shown, strict=True)
+            for text, share in zip(texts, shares, strict=False)
         ]
         return " ".join(painted) + " " * (self._cells() - len(" ".join(texts)))
 

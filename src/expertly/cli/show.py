@@ -13,8 +13,8 @@ from expertly.cli.pace import Pace
 from expertly.engine import Piece, shares
 from expertly.text import Tokenizer
 
-# a file or a pipe is as wide as most screens
-_PLAIN_WIDTH = 100
+# a file or a pipe: room for all experts of most models
+_PLAIN_WIDTH = 160
 
 
 @dataclass(frozen=True, kw_only=True)
