@@ -53,12 +53,12 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, rows: Rows, weight_TK: Tensor) -> Tensor:
         """y_TD, the sum over slots of weight * expert(x), a token's slots added in order."""
         num_tokens, num_chosen = weight_TK.shape
-        y_RD = self._compute(x_TD[rows.order_R // num_chosen], rows.counts_E)
+        y_RD = self._compute(x_TD.index_select(0, rows.order_R // num_chosen), rows.counts_E)
         # the inverse permutation brings the rows back to (token, slot)
         place_R = torch.empty_like(rows.order_R).scatter_(
             0, rows.order_R, torch.arange(rows.order_R.shape[0], device=x_TD.device)
         )
-        y_TKD = y_RD[place_R].view(num_tokens, num_chosen, x_TD.shape[1])
+        y_TKD = y_RD.index_select(0, place_R).view(num_tokens, num_chosen, x_TD.shape[1])
         return torch.einsum("tkd,tk->td", y_TKD, weight_TK.to(y_TKD.dtype))
 
     def _compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
