@@ -6,7 +6,7 @@ import os
 # set before torch starts its pool, so that the programs that tests start have it too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from hypothesis import settings  # noqa: E402
+from hypothesis import settings
 
 # the first call of a kernel is slow and machines are shared: a time limit would fail at random
 settings.register_profile("shared", deadline=None)
