@@ -1,7 +1,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test check bench
+.PHONY: setup run test check bench mutants
 .DEFAULT_GOAL := setup
 
 # rebuilt when what it is made from changes; pins live in constraints.txt
@@ -27,3 +27,7 @@ test: check
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# 200 random mutants of what a model is and does; takes most of an hour
+mutants: setup
+	$(BIN)/python tools/mutants.py --count 200 --jobs 2
