@@ -7,7 +7,16 @@ from torch import Tensor
 from expertly.kernels import reference
 from expertly.kernels.reference import glu, layer_norm, rotate
 
-__all__ = ["attention", "glu", "grouped_mm", "layer_norm", "reference", "rms_norm", "rotate"]
+__all__ = [
+    "attention",
+    "glu",
+    "grouped_mm",
+    "layer_norm",
+    "reference",
+    "rms_norm",
+    "rotate",
+    "torch_grouped_mm",
+]
 
 # rows at which torch's grouped product overtakes the loop over experts on a CPU; measured by
 # `python -m benchmarks grouped` (benchmarks/results)
@@ -31,6 +40,11 @@ def grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
     """y_RF: each row times the matrix of its expert; rows come sorted by expert."""
     if x_RD.shape[0] < _GROUPED_MM_ROWS or not _fits_grouped_mm(x_RD, w_EFD):
         return reference.grouped_mm(x_RD, w_EFD, counts_E)
+    return torch_grouped_mm(x_RD, w_EFD, counts_E)
+
+
+def torch_grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
+    """`reference.grouped_mm` by torch's own kernel, for what it takes."""
     offsets_E = counts_E.cumsum(0).to(torch.int32)
     return F.grouped_mm(x_RD.contiguous(), w_EFD.mT, offs=offsets_E)
 
