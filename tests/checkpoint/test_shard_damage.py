@@ -4,6 +4,7 @@ loads. Nothing else comes out."""
 import contextlib
 import importlib
 import json
+import os
 import random
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from tiny_checkpoints import EMBEDDING, HEAD, header_of, write_header, write_tiny
 
 from expertly.checkpoint import load
-from expertly.checkpoint.shards import Entry, find, reader
+from expertly.checkpoint.shards import Entry, Reader, find, reader
 from expertly.errors import CheckpointError
 
 loading = importlib.import_module("expertly.checkpoint.load")
@@ -214,9 +215,21 @@ def test_a_reader_reads_tensors_of_two_files_by_turns(tmp_path: Path) -> None:
     save_file({"t0": tensors["t0"], "t2": tensors["t2"]}, tmp_path / "a.safetensors")
     save_file({"t1": tensors["t1"], "t3": tensors["t3"]}, tmp_path / "b.safetensors")
     entries = find(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
     with reader() as source:
         for name in ["t0", "t1", "t2", "t3", "t0"]:
             assert torch.equal(source.read(name, entries[name]), tensors[name])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_tensors_of_the_models_type_are_read_straight_into_their_place(folder, monkeypatch) -> None:
+    copied = []
+    real = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda *a: copied.append(a[1]) or real(*a))
+    load(folder)
+    assert copied == []
+    load(folder, dtype="bfloat16")
+    assert EMBEDDING in copied
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (5, 1, 2)], ids=str)

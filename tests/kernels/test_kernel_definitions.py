@@ -130,13 +130,13 @@ turns = st.lists(st.floats(-10, 10), min_size=1, max_size=5)
 @given(turns, st.integers(0, 2**31))
 def test_rotate_turns_each_pair_as_a_complex_number(angles: list[float], seed: int) -> None:
     pairs = len(angles)
-    x = torch.randn(3, 2 * pairs, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(2, 3, 2 * pairs, generator=torch.Generator().manual_seed(seed))
     angle = torch.tensor(angles, dtype=torch.float64)
     y = reference.rotate(x, angle.cos().float(), angle.sin().float())
-    before = x[:, :pairs].double().numpy() + 1j * x[:, pairs:].double().numpy()
+    before = x[..., :pairs].double().numpy() + 1j * x[..., pairs:].double().numpy()
     after = before * np.exp(1j * np.array(angles))
-    np.testing.assert_allclose(y[:, :pairs].numpy(), after.real, atol=3e-6)
-    np.testing.assert_allclose(y[:, pairs:].numpy(), after.imag, atol=3e-6)
+    np.testing.assert_allclose(y[..., :pairs].numpy(), after.real, atol=3e-6)
+    np.testing.assert_allclose(y[..., pairs:].numpy(), after.imag, atol=3e-6)
 
 
 @given(turns, st.integers(0, 2**31))

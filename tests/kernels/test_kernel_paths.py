@@ -15,20 +15,10 @@ each_type = pytest.mark.parametrize("dtype", TYPES, ids=["float32", "bfloat16"])
 each_product = pytest.mark.parametrize("case", cases.GROUPED, ids=lambda case: case.name)
 each_attention = pytest.mark.parametrize("case", cases.ATTENDED, ids=lambda case: case.name)
 
-FAST = {
-    torch.float32: {
-        "one_expert",
-        "256_rows",
-        "an_empty_expert",
-        "empty_at_both_ends",
-        "all_to_one_expert",
-        "aligned_in_float32_only",
-        "odd_counts",
-        "many_experts",
-        "large",
-    },
-}
-FAST[torch.bfloat16] = FAST[torch.float32] - {"aligned_in_float32_only"}
+
+def is_aligned(case: cases.Grouped, dtype: torch.dtype) -> bool:
+    """Whether both widths are multiples of 16 bytes, as torch's product needs them."""
+    return not any(width * dtype.itemsize % 16 for width in (case.width_in, case.width_out))
 
 
 @pytest.fixture(autouse=True)
@@ -62,22 +52,39 @@ def with_gradients(function, inputs: tuple[Tensor, ...], *rest) -> tuple[Tensor,
 @each_product
 def test_grouped_mm_equals_its_definition_in_values_and_gradients(case, dtype) -> None:
     x_RD, w_EFD, counts_E = case.draw(dtype)
-    found = with_gradients(kernels.grouped_mm, (x_RD, w_EFD), counts_E)
     exact = with_gradients(reference.grouped_mm, (x_RD.double(), w_EFD.double()), counts_E)
-    for ours, theirs in zip(found, exact, strict=True):
-        assert ours.dtype == dtype and ours.shape == theirs.shape
-        assert ours.isfinite().all()
-        assert error(ours, theirs) <= cases.TOLERANCE[dtype]
+    paths = [kernels.grouped_mm, reference.grouped_mm]
+    # the path that many rows take, with few too
+    if is_aligned(case, dtype) and case.num_rows:
+        paths.append(kernels.torch_grouped_mm)
+    for path in paths:
+        found = with_gradients(path, (x_RD, w_EFD), counts_E)
+        for ours, theirs in zip(found, exact, strict=True):
+            assert ours.dtype == dtype and ours.shape == theirs.shape
+            assert ours.isfinite().all()
+            assert error(ours, theirs) <= cases.TOLERANCE[dtype]
 
 
 @each_type
 @each_product
-def test_grouped_mm_takes_torchs_product_where_it_fits(case, dtype, monkeypatch) -> None:
+def test_grouped_mm_takes_torchs_product_for_many_aligned_rows(case, dtype, monkeypatch) -> None:
     taken = []
     real = F.grouped_mm
     monkeypatch.setattr(F, "grouped_mm", lambda *a, **k: taken.append(1) or real(*a, **k))
     kernels.grouped_mm(*case.draw(dtype))
-    assert bool(taken) == (case.name in FAST[dtype])
+    is_large = case.num_rows >= kernels._GROUPED_MM_ROWS
+    assert bool(taken) == (is_large and is_aligned(case, dtype))
+
+
+@each_type
+def test_the_cases_lie_on_both_sides_of_each_choice(dtype) -> None:
+    kinds = {
+        (case.num_rows >= kernels._GROUPED_MM_ROWS, is_aligned(case, dtype))
+        for case in cases.GROUPED
+    }
+    assert {(True, True), (True, False), (False, True)} <= kinds
+    assert kernels._GROUPED_MM_ROWS in {case.num_rows for case in cases.GROUPED}
+    assert kernels._GROUPED_MM_ROWS - 1 in {case.num_rows for case in cases.GROUPED}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])

@@ -96,7 +96,7 @@ def test_llama3_keeps_what_turns_often_and_divides_what_hardly_turns() -> None:
 
 @pytest.mark.parametrize("head_size", SIZES)
 @pytest.mark.parametrize("original", [32, 4096])
-@pytest.mark.parametrize("betas", [(32.0, 1.0), (4.0, 2.0)], ids=str)
+@pytest.mark.parametrize("betas", [(32.0, 1.0), (4.0, 2.0), (3.0, 3.0)], ids=str)
 @pytest.mark.parametrize("is_truncated", [True, False])
 def test_yarn_scaling_equals_transformers(head_size, original, betas, is_truncated) -> None:
     fast, slow = betas
