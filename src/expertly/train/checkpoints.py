@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from expertly.checkpoint import load, save, whole_folder
-from expertly.errors import CheckpointError, ExpertlyError, OutputError
+from expertly.errors import CheckpointError, OutputError
 from expertly.train.files import digest
 from expertly.train.recipe import OptimiserRecipe
 from expertly.train.state import (
@@ -47,8 +46,9 @@ def write_checkpoint(folder: Path, state: State, about: dict[str, Any]) -> Path:
             trainer = {**_counters(state), "random": random_states(), **about}
             (partial / "trainer.json").write_text(json.dumps(trainer), "utf-8")
             (partial / "manifest.json").write_bytes(_manifest(partial, state.step))
-    except (OutputError, SafetensorError) as error:
-        raise OutputError(_why(target, error), hint=_how_to_go_on(folder)) from error
+    except OutputError as error:
+        message = f"the checkpoint was not saved: {error.message}"
+        raise OutputError(message, hint=_how_to_go_on(folder)) from error
     return target
 
 
@@ -163,11 +163,6 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _seal(line: bytes) -> bytes:
     return hashlib.blake2b(line, digest_size=32).hexdigest().encode()
-
-
-def _why(target: Path, error: Exception) -> str:
-    reason = error.message if isinstance(error, ExpertlyError) else f"{target}: {error}"
-    return f"the checkpoint was not saved: {reason}"
 
 
 def _how_to_go_on(folder: Path) -> str:

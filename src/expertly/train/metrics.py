@@ -16,14 +16,16 @@ class Metrics:
         self._path = path
         with writing(path):
             write_whole(path, b"".join(_rows_up_to(path, step)))
-            self._file = path.open("a", encoding="utf-8")
+            # unbuffered: closing must not write again what a full disk has refused
+            self._file = path.open("ab", buffering=0)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One row; a number that is not finite becomes null, as JSON has no name for it."""
         row = {"kind": kind, "step": step, **{key: _plain(v) for key, v in values.items()}}
         with writing(self._path):
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
+            line = json.dumps(row, allow_nan=False).encode() + b"\n"
+            while line:
+                line = line[self._file.write(line) :]
 
     def __enter__(self) -> "Metrics":
         return self
