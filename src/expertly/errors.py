@@ -1,11 +1,11 @@
 """The exception tree. Each error is for a user: one line that names the thing, then what to do.
 
-    ExpertlyError (a ValueError)
-    ├── ConfigError       a config key, a value in it, or a model_type
-    ├── CheckpointError   a model's files: missing, damaged, left over, unfilled, of the wrong shape
-    ├── InputError        a prompt, a text, an option, a request
-    ├── RecipeError       a training recipe
-    └── OutputError       a file that cannot be written
+ExpertlyError (a ValueError)
+├── ConfigError       a config key, a value in it, or a model_type
+├── CheckpointError   a model's files: missing, damaged, left over, unfilled, of the wrong shape
+├── InputError        a prompt, a text, an option, a request
+├── RecipeError       a training recipe
+└── OutputError       a file that cannot be written
 """
 
 

@@ -30,7 +30,7 @@ from expertly.families import stored_tensors
 from expertly.model import Decoder
 from expertly.text import Tokenizer
 
-saving = importlib.import_module("expertly.checkpoint.save")
+saving = importlib.import_module("expertly.checkpoint.saving")
 
 FAMILIES = {"mixtral": MIXTRAL, "gpt_oss": GPT_OSS, "tied": TIED}
 each_family = pytest.mark.parametrize("name", FAMILIES)

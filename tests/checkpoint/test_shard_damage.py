@@ -17,7 +17,7 @@ from expertly.checkpoint import load
 from expertly.checkpoint.shards import Entry, Reader, find, reader
 from expertly.errors import CheckpointError
 
-loading = importlib.import_module("expertly.checkpoint.load")
+loading = importlib.import_module("expertly.checkpoint.loading")
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch):
 def bundled(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """The small model in the place of the bundled one."""
     # the package's name `locate` is its function
-    module = sys.modules["expertly.checkpoint.locate"]
+    module = sys.modules["expertly.checkpoint.locating"]
     monkeypatch.setattr(module, "bundled", lambda: folder)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from expertly.checkpoint import load
-from expertly.checkpoint.locate import locate
+from expertly.checkpoint.locating import locate
 from expertly.cli.chat import Conversation, converse
 from expertly.cli.output import note
 from expertly.cli.prompting import find_prompt, split

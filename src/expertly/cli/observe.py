@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expertly.checkpoint import load
-from expertly.checkpoint.locate import bundled
+from expertly.checkpoint.locating import bundled
 from expertly.errors import InputError
 from expertly.observe import Report, observe
 from expertly.observe.texts import domains, read_texts

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from expertly.checkpoint.locate import locate
+from expertly.checkpoint.locating import locate
 from expertly.checkpoint.shards import Entry, Reader, find, read_json, reader
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError, InputError

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertly.checkpoint import locate as public
-from expertly.checkpoint.locate import _UNWANTED, _WANTED, is_hub_id, locate
+from expertly.checkpoint.locating import _UNWANTED, _WANTED, is_hub_id, locate
 from expertly.errors import CheckpointError
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from expertly.checkpoint.load import target_of, view_of
+from expertly.checkpoint.loading import target_of, view_of
 from expertly.errors import OutputError
 from expertly.families import stored_tensors
 from expertly.families.naming import Stored
