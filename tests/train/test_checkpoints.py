@@ -16,7 +16,7 @@ from expertly.errors import CheckpointError, OutputError
 from expertly.train import checkpoints
 from expertly.train.begin import make_model
 from expertly.train.recipe import Recipe
-from expertly.train.state import State, fingerprint, make_optimiser, seed_all
+from expertly.train.state import State, fingerprint, make_optimisers, seed_all
 from expertly.train.step import take_step
 from expertly.train.texts import open_domains
 from expertly.train.vocabulary import make_tokenizer
@@ -35,7 +35,7 @@ def state(recipe: Recipe, tmp_path: Path) -> State:
     tokenizer = make_tokenizer(recipe, open_domains(("poem.txt",), (), 0.1, tmp_path), tmp_path)
     model = make_model(recipe, tokenizer)
     model.tokenizer = tokenizer
-    state = State(model=model, optimiser=make_optimiser(model, recipe.optimiser))
+    state = State(model=model, optimisers=make_optimisers(model, recipe.optimiser))
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         batches = list(torch.randint(280, (2, 2, 17), generator=generator))
@@ -92,7 +92,7 @@ def test_the_fingerprint_changes_with_any_part_of_the_state(state: State) -> Non
     with torch.no_grad():
         weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(1.0))
     seen.add(fingerprint(state))
-    state.optimiser.state[weight]["exp_avg_sq"][0, 0] += 1
+    state.optimisers[0].state[weight]["exp_avg_sq"][0, 0] += 1
     seen.add(fingerprint(state))
     random.random()
     seen.add(fingerprint(state))

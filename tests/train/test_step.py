@@ -9,7 +9,7 @@ from torch import Tensor
 from expertly.mixture import balance
 from expertly.train.begin import make_model
 from expertly.train.recipe import Recipe
-from expertly.train.state import State, fingerprint, make_optimiser
+from expertly.train.state import State, fingerprint, make_optimisers
 from expertly.train.step import take_step
 from expertly.train.texts import open_domains
 from expertly.train.vocabulary import make_tokenizer
@@ -22,7 +22,7 @@ def make_state(tmp_path: Path) -> MakeState:
     def make(recipe: Recipe) -> State:
         tokenizer = make_tokenizer(recipe, open_domains(("poem.txt",), (), 0.1, tmp_path), tmp_path)
         model = make_model(recipe, tokenizer)
-        return State(model=model, optimiser=make_optimiser(model, recipe.optimiser))
+        return State(model=model, optimisers=make_optimisers(model, recipe.optimiser))
 
     return make
 
@@ -54,9 +54,9 @@ def test_a_step_is_adamw_on_the_mean_of_all_losses(
         loss = loss + (nats + 0.5 * balances.mean() + 0.25 * zs.mean()) / 2
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(other.model.parameters(), 1.0)
-    for group in other.optimiser.param_groups:
+    for group in other.optimisers[0].param_groups:
         group["lr"] = 0.01 / 3  # the first of three steps of warm-up
-    other.optimiser.step()
+    other.optimisers[0].step()
     total = report.loss + 0.5 * report.balance + 0.25 * report.z
     assert total == pytest.approx(loss.item(), rel=1e-5)
     assert report.grad_norm == pytest.approx(float(norm), rel=1e-4)
@@ -69,7 +69,7 @@ def test_weights_decay_and_norms_and_biases_do_not(
     make_recipe: Callable[..., Recipe], make_state: MakeState
 ) -> None:
     state = make_state(make_recipe())
-    decayed, kept = state.optimiser.param_groups
+    decayed, kept = state.optimisers[0].param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     decayed_ids = {id(parameter) for parameter in decayed["params"]}
     for name, parameter in state.model.named_parameters():

@@ -19,7 +19,7 @@ from expertly.train import checkpoints
 from expertly.train.files import write_whole, writing
 from expertly.train.pack import Packed, pack
 from expertly.train.recipe import Recipe
-from expertly.train.state import State, make_optimiser, seed_all
+from expertly.train.state import State, make_optimisers, seed_all
 from expertly.train.texts import Domain, open_domains
 from expertly.train.vocabulary import make_tokenizer
 
@@ -163,7 +163,7 @@ def _first_files(recipe: Recipe, domains: tuple[Domain, ...], folder: Path) -> T
 def _first_state(recipe: Recipe, tokenizer: Tokenizer) -> State:
     seed_all(recipe.run.seed)
     model = make_model(recipe, tokenizer)
-    return State(model=model, optimiser=make_optimiser(model, recipe.optimiser))
+    return State(model=model, optimisers=make_optimisers(model, recipe.optimiser))
 
 
 def _resumed(

@@ -20,10 +20,10 @@ from expertly.train.files import digest
 from expertly.train.recipe import OptimiserRecipe
 from expertly.train.state import (
     State,
-    make_optimiser,
+    make_optimisers,
     optimiser_tensors,
     random_states,
-    restore_optimiser,
+    restore_optimisers,
     restore_random_states,
 )
 
@@ -62,10 +62,10 @@ def read_checkpoint(folder: Path, recipe: OptimiserRecipe) -> State:
     """The state in a verified checkpoint; torch's, numpy's and Python's generators too."""
     trainer = read_trainer(folder)
     model = load(folder / "model").train()
-    optimiser = make_optimiser(model, recipe)
-    restore_optimiser(optimiser, model, load_file(folder / "optimiser.safetensors"))
+    optimisers = make_optimisers(model, recipe)
+    restore_optimisers(optimisers, model, load_file(folder / "optimiser.safetensors"))
     restore_random_states(trainer["random"])
-    return State(model=model, optimiser=optimiser, **{key: trainer[key] for key in _COUNTERS})
+    return State(model=model, optimisers=optimisers, **{key: trainer[key] for key in _COUNTERS})
 
 
 def newest_verified(folder: Path) -> tuple[Path | None, list[str]]:

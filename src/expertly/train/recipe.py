@@ -70,9 +70,14 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserRecipe:
-    """AdamW; the rate rises over the warm-up, then falls on a cosine to `floor` * `peak_lr`."""
+    """AdamW; the rate rises over the warm-up, then falls on a cosine to `floor` * `peak_lr`.
+
+    With `matrix_lr` the layers' matrices (not embedding, head and routers) are moved by Muon at
+    that peak rate, on the same schedule.
+    """
 
     peak_lr: float
+    matrix_lr: float | None = None
     floor: float = 0.1
     warmup_steps: int = 0
     betas: tuple[float, ...] = (0.9, 0.95)
@@ -82,6 +87,11 @@ class OptimiserRecipe:
 
     def __post_init__(self) -> None:
         _require(self.peak_lr > 0, f"[optimiser] peak_lr is {self.peak_lr}", "it must be positive")
+        _require(
+            self.matrix_lr is None or self.matrix_lr > 0,
+            f"[optimiser] matrix_lr is {self.matrix_lr}",
+            "it must be positive",
+        )
         _require(
             0 <= self.floor <= 1,
             f"[optimiser] floor is {self.floor}",

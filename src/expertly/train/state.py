@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expertly.model import Decoder
+from expertly.train.muon import Muon
 from expertly.train.recipe import OptimiserRecipe
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -21,7 +20,7 @@ class State:
     changed nothing because a loss or gradient was not finite, `skipped_in_a_row` the last ones."""
 
     model: Decoder
-    optimiser: torch.optim.AdamW
+    optimisers: tuple[torch.optim.Optimizer, ...]
     step: int = 0
     tokens: int = 0
     skipped: int = 0
@@ -29,13 +28,28 @@ class State:
     seconds: float = 0.0
 
 
-def make_optimiser(model: Decoder, recipe: OptimiserRecipe) -> torch.optim.AdamW:
-    """AdamW; weights in matrices decay, norms, biases and other vectors do not."""
+def make_optimisers(model: Decoder, recipe: OptimiserRecipe) -> tuple[torch.optim.Optimizer, ...]:
+    """AdamW, and Muon for the hidden matrices if the recipe gives them a rate. Weights in
+    matrices decay, norms, biases and other vectors do not. A group's `scale` is its peak rate
+    as a share of the recipe's."""
     named = list(model.named_parameters())
+    if recipe.matrix_lr is None:
+        return (_adamw(named, recipe),)
+    hidden = [(name, p) for name, p in named if _is_hidden_matrix(name, p)]
+    others = [(name, p) for name, p in named if not _is_hidden_matrix(name, p)]
+    muon = Muon(hidden, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay)
+    for group in muon.param_groups:
+        group["scale"] = recipe.matrix_lr / recipe.peak_lr
+    return _adamw(others, recipe), muon
+
+
+def _adamw(named: list[tuple[str, nn.Parameter]], recipe: OptimiserRecipe) -> torch.optim.AdamW:
     groups = [
         {"params": [p for n, p in named if _decays(n, p)], "weight_decay": recipe.weight_decay},
         {"params": [p for n, p in named if not _decays(n, p)], "weight_decay": 0.0},
     ]
+    for group in groups:
+        group["scale"] = 1.0
     betas = (recipe.betas[0], recipe.betas[1])
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -52,22 +66,36 @@ def _decays(name: str, parameter: Tensor) -> bool:
     return parameter.dim() >= 2 and "norm" not in name and not leaf.startswith(("b_", "bias"))
 
 
+def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Not the embedding, the head or a router: their rows are looked up or compared one by one."""
+    return _decays(name, parameter) and name.startswith("layers.") and ".router." not in name
+
+
 def optimiser_tensors(state: State) -> dict[str, Tensor]:
-    """AdamW's moments and step counts under the names of the parameters they belong to."""
+    """Moments and step counts under the names of the parameters they belong to."""
     return {
-        f"{name}.{moment}": state.optimiser.state[parameter][moment]
+        f"{name}.{moment}": tensor
+        for optimiser in state.optimisers
         for name, parameter in state.model.named_parameters()
-        if parameter in state.optimiser.state
-        for moment in _MOMENTS
+        if parameter in optimiser.state
+        for moment, tensor in optimiser.state[parameter].items()
     }
 
 
-def restore_optimiser(
-    optimiser: torch.optim.AdamW, model: Decoder, tensors: dict[str, Tensor]
+def restore_optimisers(
+    optimisers: tuple[torch.optim.Optimizer, ...], model: Decoder, tensors: dict[str, Tensor]
 ) -> None:
-    for name, parameter in model.named_parameters():
-        if f"{name}.step" in tensors:
-            optimiser.state[parameter] = {m: tensors[f"{name}.{m}"] for m in _MOMENTS}
+    """Each optimiser gets back what it kept of the parameters that are its own."""
+    kept: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, moment = key.rpartition(".")
+        kept.setdefault(name, {})[moment] = tensor
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                if names[id(parameter)] in kept:
+                    optimiser.state[parameter] = kept[names[id(parameter)]]
 
 
 def random_states() -> dict[str, Any]:

@@ -91,11 +91,12 @@ def _update(state: State, recipe: Recipe, report: Report) -> None:
         state.skipped += 1
         state.skipped_in_a_row += 1
     else:
-        for group in state.optimiser.param_groups:
-            group["lr"] = report.lr
-        state.optimiser.step()
+        for optimiser in state.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = report.lr * group["scale"]
+            optimiser.step()
         state.skipped_in_a_row = 0
-    state.optimiser.zero_grad(set_to_none=True)
+    state.model.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
