@@ -61,12 +61,14 @@ def test_a_run_ends_with_a_model_that_can_be_used(
     assert len(losses) == 60 and sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
+@pytest.mark.parametrize("rates", ["peak_lr = 0.01", "peak_lr = 0.01\nmatrix_lr = 0.02"])
 def test_a_run_stopped_five_times_is_the_run_that_never_stopped(
-    make_recipe: MakeRecipe, tmp_path: Path, quiet: Console
+    make_recipe: MakeRecipe, tmp_path: Path, quiet: Console, rates: str
 ) -> None:
     """200 steps with accumulation, over several epochs: hash of parameters, moments, generators,
     counters, and the losses on the way."""
-    recipe = make_recipe(LONG, ("seed = 5", "seed = 5\nevaluate_every = 70"))
+    every = ("seed = 5", "seed = 5\nevaluate_every = 70")
+    recipe = make_recipe(LONG, every, ("peak_lr = 0.01", rates))
     train(recipe, tmp_path / "whole", console=quiet)
     for k in [*sorted(random.Random(1).sample(range(1, 200), 5)), None]:
         resume = (tmp_path / "parts").exists()

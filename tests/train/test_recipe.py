@@ -71,6 +71,7 @@ def test_an_unknown_table_is_named_with_the_nearest_known_one(make_recipe: MakeR
         ('"float32"', "[1]", "[run] dtype is [1]"),
         ("peak_lr = 0.01", "peak_lr = nan", "[optimiser] peak_lr is nan"),
         ("peak_lr = 0.01", "peak_lr = 0", "[optimiser] peak_lr is 0"),
+        ("peak_lr = 0.01", "peak_lr = 1\nmatrix_lr = 0", "[optimiser] matrix_lr is 0"),
         ("warmup_steps = 3", "floor = 2", "[optimiser] floor is 2.0"),
         ("warmup_steps = 3", "warmup_steps = -3", "[optimiser] warmup_steps is -3"),
         ("warmup_steps = 3", "betas = [0.9]", "[optimiser] betas are [0.9]"),
