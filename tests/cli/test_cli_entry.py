@@ -50,7 +50,7 @@ def test_the_line_of_a_verb_is_the_first_of_its_own_help(name: str, capsys) -> N
     assert module.command.__doc__.strip().partition("\n")[0] == verbs.VERBS[name]
 
 
-def test_version(capsys) -> None:
+def test_version_is_printed_alone(capsys) -> None:
     import expertly
 
     assert main(["--version"]) == 0
