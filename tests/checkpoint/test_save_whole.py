@@ -25,7 +25,7 @@ from tiny_checkpoints import (
 )
 
 from expertly.checkpoint import load, save, whole_folder
-from expertly.errors import OutputError
+from expertly.errors import InputError, OutputError
 from expertly.families import stored_tensors
 from expertly.model import Decoder
 from expertly.text import Tokenizer
@@ -118,6 +118,14 @@ def test_the_config_is_written_as_it_was_read_with_the_saved_type(tmp_path: Path
     save(load(tmp_path / "m"), tmp_path / "again")
     again = json.loads((tmp_path / "again" / "config.json").read_text())
     assert again == {**MIXTRAL, "_name_or_path": "x/y", "dtype": "float32"}
+
+
+def test_a_type_that_is_no_weight_type_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InputError, match="torch.float64"):
+        save(tiny_model(MIXTRAL), tmp_path / "saved", dtype=torch.float64)
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving_leaves_the_model_as_it_was(tmp_path: Path) -> None:

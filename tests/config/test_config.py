@@ -63,6 +63,7 @@ def test_a_dense_feed_forward_needs_a_width(size: int) -> None:
         ({"num_chosen": 0}, "0 experts chosen out of 4"),
         ({"num_chosen": 5}, "5 experts chosen out of 4"),
         ({"shared_size": -8}, "shared expert of width -8"),
+        ({"has_shared_gate": True}, "a shared gate without a shared expert"),
         (
             {"num_chosen": 3, "router": Router(rule="sparsemixer", jitter=0.1)},
             "sparsemixer chooses at most 2 experts, not 3",

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from expertly.checkpoint.loading import target_of, view_of
-from expertly.errors import OutputError
+from expertly.errors import InputError, OutputError
 from expertly.families import stored_tensors
 from expertly.families.naming import Stored
 from expertly.model import Decoder
@@ -32,9 +32,13 @@ def save(
     """config.json as it was read, the weights as safetensors (in `dtype`, else the model's), and
     the tokenizer's files. The folder appears when all of it is on disk.
 
-    Raises OutputError if the folder exists and is not empty, or cannot be written.
+    Raises InputError for a dtype that is not one of floats up to 32 bits, OutputError if the
+    folder exists and is not empty, or cannot be written.
     """
     saved_dtype = dtype or model.embed_VD.dtype
+    if saved_dtype not in _NAMES:
+        names = ", ".join(_NAMES.values())
+        raise InputError(f"weights cannot be saved as {saved_dtype}", hint=f"use one of {names}")
     with whole_folder(Path(folder)) as partial:
         config = {**model.config.source, "dtype": _NAMES[saved_dtype]}
         config.pop("torch_dtype", None)
@@ -87,8 +91,9 @@ def _write_weights(model: Decoder, folder: Path, dtype: torch.dtype, max_bytes: 
     ]
     if len(shards) == 1:
         names = ["model.safetensors"]
+    parameters = dict(model.named_parameters())
     for name, shard in zip(names, shards, strict=True):
-        tensors = {stored.name: _gather(stored, model, dtype) for stored in shard}
+        tensors = {stored.name: _gather(stored, parameters, dtype) for stored in shard}
         save_file(tensors, folder / name, metadata={"format": "pt"})
     if len(shards) > 1:
         _write_index(folder, names, shards, dtype.itemsize)
@@ -107,9 +112,10 @@ def _shards(tensors: Iterator[Stored], itemsize: int, max_bytes: int) -> Iterato
     yield shard
 
 
-def _gather(stored: Stored, model: Decoder, dtype: torch.dtype) -> Tensor:
+def _gather(
+    stored: Stored, parameters: dict[str, torch.nn.Parameter], dtype: torch.dtype
+) -> Tensor:
     """The tensor as a checkpoint keeps it: written through the views that reading reads from."""
-    parameters = dict(model.named_parameters())
     tensor = torch.empty(stored.shape, dtype=dtype)
     for part in stored.parts:
         source = target_of(part, parameters)
