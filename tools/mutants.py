@@ -127,9 +127,7 @@ def _child(copy: Path, tests: list[str]) -> None:
 
         # a failure need not be made small: it is only counted
         phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
-        hypothesis.settings.register_profile(
-            "mutants", phases=phases, database=None, deadline=None
-        )
+        hypothesis.settings.register_profile("mutants", phases=phases, database=None, deadline=None)
         assert Path(expertly.__file__).is_relative_to(copy), expertly.__file__
         present = [test for test in tests if (copy / test).exists()]
         # what was imported before the fork cannot be rewritten, which pytest warns of

@@ -159,7 +159,8 @@ class Mixture:
         )
         _require(self.shared_size >= 0, f"shared expert of width {self.shared_size}")
         _require(
-            self.shared_size > 0 or not self.has_shared_gate, "a shared gate without a shared expert"
+            self.shared_size > 0 or not self.has_shared_gate,
+            "a shared gate without a shared expert",
         )
         _require(
             self.router.rule != "sparsemixer" or self.num_chosen <= 2,

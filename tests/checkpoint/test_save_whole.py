@@ -123,7 +123,7 @@ def test_the_config_is_written_as_it_was_read_with_the_saved_type(tmp_path: Path
 def test_a_type_that_is_no_weight_type_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(InputError, match="torch.float64"):
+    with pytest.raises(InputError, match="float64"):
         save(tiny_model(MIXTRAL), tmp_path / "saved", dtype=torch.float64)
     assert not list(tmp_path.iterdir())
 
