@@ -220,15 +220,18 @@ attentions = st.builds(
     qk_norm=st.sampled_from([None, "head", "projection"]),
     has_sinks=st.booleans(),
 )
+shared = st.one_of(
+    st.fixed_dictionaries({"shared_size": st.just(0)}),
+    st.fixed_dictionaries({"shared_size": st.integers(1, 5), "has_shared_gate": st.booleans()}),
+)
 mixtures = st.builds(
-    Mixture,
+    lambda sizes, **rest: Mixture(**rest, **sizes),
+    shared,
     num_experts=st.integers(2, 9),
     num_chosen=st.integers(1, 2),
     expert_size=st.integers(1, 9),
     router=st.builds(Router, has_bias=st.booleans()),
     has_expert_bias=st.booleans(),
-    shared_size=st.integers(0, 5),
-    has_shared_gate=st.booleans(),
 )
 denses = st.builds(Dense, size=st.integers(1, 9), has_bias=st.booleans())
 configs = st.builds(
