@@ -12,17 +12,17 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 
 
-def orthogonalise(x_IJ: Tensor) -> Tensor:
+def orthogonalise(x: Tensor) -> Tensor:
     """U V^T, roughly, for x = U S V^T: singular values between about 0.7 and 1.2. A stack of
     matrices (leading dimensions) is done together, each by itself."""
-    is_tall = x_IJ.shape[-2] > x_IJ.shape[-1]
-    y_IJ = x_IJ.mT if is_tall else x_IJ
-    norm: Tensor = torch.linalg.matrix_norm(y_IJ, keepdim=True)
-    y_IJ = y_IJ / (norm + 1e-7)
+    is_tall = x.shape[-2] > x.shape[-1]
+    y = x.mT if is_tall else x
+    norm: Tensor = torch.linalg.matrix_norm(y, keepdim=True)
+    y = y / (norm + 1e-7)
     for _ in range(_ITERATIONS):
-        gram_II = y_IJ @ y_IJ.mT
-        y_IJ = _A * y_IJ + (_B * gram_II + _C * gram_II @ gram_II) @ y_IJ
-    return y_IJ.mT if is_tall else y_IJ
+        gram = y @ y.mT
+        y = _A * y + (_B * gram + _C * gram @ gram) @ y
+    return y.mT if is_tall else y
 
 
 def as_matrices(name: str, parameter: Tensor) -> Tensor:
