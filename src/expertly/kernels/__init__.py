@@ -1,4 +1,4 @@
-"""Tensors in, tensors out. `reference` defines each kernel; this module picks a path by size."""
+"""Tensors in, tensors out. `reference` defines each kernel; this module picks the quickest path."""
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,6 @@ __all__ = [
     "torch_grouped_mm",
 ]
 
-# rows at which torch's grouped product overtakes the loop over experts on a CPU; measured by
-# `python -m benchmarks grouped` (benchmarks/results)
-_GROUPED_MM_ROWS = 256
 _ALIGNMENT_BYTES = 16
 
 
@@ -29,16 +26,24 @@ def rms_norm(x_D: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def _fits_grouped_mm(x_RD: Tensor, w_EFD: Tensor) -> bool:
-    """Whether torch's grouped product takes these: aligned strides, a type it knows."""
-    if x_RD.dtype not in (torch.float32, torch.bfloat16) or x_RD.dtype != w_EFD.dtype:
+    """Whether torch's grouped product takes these: rows, aligned strides, a type it knows."""
+    if (
+        x_RD.shape[0] == 0
+        or x_RD.dtype not in (torch.float32, torch.bfloat16)
+        or x_RD.dtype != w_EFD.dtype
+    ):
         return False
     widths = (w_EFD.shape[1], w_EFD.shape[2])
     return all(width * x_RD.element_size() % _ALIGNMENT_BYTES == 0 for width in widths)
 
 
 def grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
-    """y_RF: each row times the matrix of its expert; rows come sorted by expert."""
-    if x_RD.shape[0] < _GROUPED_MM_ROWS or not _fits_grouped_mm(x_RD, w_EFD):
+    """y_RF: each row times the matrix of its expert; rows come sorted by expert.
+
+    Torch's kernel wherever it takes the operands: it was ahead of the loop over experts at every
+    size measured, from 8 rows to 2,048 (benchmarks/results, `make bench`).
+    """
+    if not _fits_grouped_mm(x_RD, w_EFD):
         return reference.grouped_mm(x_RD, w_EFD, counts_E)
     return torch_grouped_mm(x_RD, w_EFD, counts_E)
 
