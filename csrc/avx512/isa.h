@@ -1,0 +1,126 @@
+// AVX-512 with VNNI and BF16: one vector holds all 16 rows of a tile.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#define I_INLINE inline __attribute__((always_inline))
+
+namespace expertly {
+namespace {
+
+struct Avx512 {
+    static constexpr int lanes = 16;
+    static constexpr int max_rows = 16;
+    static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
+    using Bytes = __m512i;
+    using Ints = __m512i;
+    using Floats = __m512;
+
+    static I_INLINE Bytes load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+
+    template <bool IsHigh>
+    static I_INLINE Bytes nibble(Bytes b) {
+        const Bytes mask = _mm512_set1_epi8(15);
+        return _mm512_and_si512(IsHigh ? _mm512_srli_epi16(b, 4) : b, mask);
+    }
+
+    // the Width bits from bit From of each byte, moved to bit To
+    template <int Width, int From, int To>
+    static I_INLINE Bytes field(Bytes b) {
+        const Bytes mask = _mm512_set1_epi8(static_cast<char>(((1 << Width) - 1) << To));
+        if constexpr (From > To) b = _mm512_srli_epi16(b, From - To);
+        if constexpr (From < To) b = _mm512_slli_epi16(b, To - From);
+        return _mm512_and_si512(b, mask);
+    }
+
+    static I_INLINE Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+    static I_INLINE Bytes table(const int8_t* values) {
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+    }
+    static I_INLINE Bytes lookup(Bytes table, Bytes index) {
+        return _mm512_shuffle_epi8(table, index);
+    }
+
+    static I_INLINE Ints zero() { return _mm512_setzero_si512(); }
+    static I_INLINE Ints broadcast_int(const int32_t* p) { return _mm512_set1_epi32(*p); }
+    template <int By>
+    static I_INLINE Ints shift_left(Ints a) { return _mm512_slli_epi32(a, By); }
+    static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
+        int32_t four;
+        std::memcpy(&four, q, 4);
+        return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+    }
+    static I_INLINE Bytes prepare_signed(Bytes w) {
+        return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(-128)));
+    }
+    static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) { return dot(acc, w, q); }
+
+    static I_INLINE Floats dot_bf16(Floats acc, Bytes w, const uint16_t* x) {
+        int32_t two;
+        std::memcpy(&two, x, 4);
+        return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w),
+                                reinterpret_cast<__m512bh>(_mm512_set1_epi32(two)));
+    }
+
+    static I_INLINE Floats zero_float() { return _mm512_setzero_ps(); }
+    static I_INLINE Floats broadcast(const float* p) { return _mm512_set1_ps(*p); }
+    static I_INLINE Floats to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
+    static I_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+    static I_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+    static I_INLINE Floats negate(Floats a) {
+        return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+    }
+    static I_INLINE Floats set(float value) { return _mm512_set1_ps(value); }
+    static I_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+    static I_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+    static I_INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+    static I_INLINE Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+    static I_INLINE Floats abs(Floats a) { return _mm512_abs_ps(a); }
+    static I_INLINE Ints round(Floats a) { return _mm512_cvtps_epi32(a); }
+    static I_INLINE Floats power_of_two(Ints n) {
+        const Ints exponent = _mm512_add_epi32(n, _mm512_set1_epi32(127));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+    }
+    static I_INLINE void store_s8(int8_t* p, Ints a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+    }
+    static I_INLINE void store_half(uint16_t* p, Floats a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, 0));
+    }
+    static I_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
+
+    static I_INLINE Floats load_float(const void* p) { return _mm512_loadu_ps(p); }
+    static I_INLINE Floats load_half(const void* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    }
+    static I_INLINE __m128i load_16(const uint8_t* p) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    }
+    static I_INLINE Floats load_u8(const uint8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16(p)));
+    }
+    static I_INLINE Floats load_s8(const uint8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(p)));
+    }
+    template <bool IsHigh>
+    static I_INLINE Floats load_u4(const uint8_t* p) {
+        const Ints b = _mm512_cvtepu8_epi32(load_16(p));
+        const Ints four = IsHigh ? _mm512_srli_epi32(b, 4)
+                                 : _mm512_and_si512(b, _mm512_set1_epi32(15));
+        return _mm512_cvtepi32_ps(four);
+    }
+    // half of 2^(byte - 127): the table of mxfp4 is doubled
+    static I_INLINE Floats load_exponent(const uint8_t* p) {
+        const Ints e = _mm512_cvtepu8_epi32(load_16(p));
+        const Ints normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+        const Ints small = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
+        const __mmask16 is_small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+        return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_small, small));
+    }
+};
+
+}  // namespace
+}  // namespace expertly

@@ -1,0 +1,11 @@
+// The parts of the extension module, one function a file.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace expertly {
+
+void bind_weights(nanobind::module_& module);
+void bind_runtime(nanobind::module_& module);
+
+}  // namespace expertly

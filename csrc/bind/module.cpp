@@ -1,0 +1,6 @@
+#include "bind.h"
+
+NB_MODULE(_native, module) {
+    expertly::bind_weights(module);
+    expertly::bind_runtime(module);
+}

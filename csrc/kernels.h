@@ -1,0 +1,49 @@
+// What an instruction set offers: a table of functions, one table an instruction set.
+//
+// All run on one thread. Every row (token) of a result depends on that row alone, whatever the
+// other rows and their number: the same operations in the same order.
+#pragma once
+
+#include <cstdint>
+
+#include "activations.h"
+#include "layout.h"
+
+namespace expertly {
+
+// y[i * stride + lane] = weights of a tile times row rows[i] (or i, when rows is null), i < n;
+// always writes 16 lanes
+using TileKernel = void (*)(const uint8_t* tile, const Layout& layout, const Activations& x,
+                            const int32_t* rows, int n, float* y, int64_t stride);
+
+// act(min(gate, limit)) * (clamp(up, limit) + shift); act(g) = g * sigmoid(alpha * g), or another
+struct GluRule {
+    enum Act : int { silu, gelu, gelu_tanh, relu } act;
+    float alpha;
+    float limit;  // infinity: none
+    float shift;
+};
+
+struct Kernels {
+    const char* name;
+    TileKernel tile[static_cast<int>(Format::count)];
+    void (*quantise_row)(const float* x, int64_t columns, GroupPlaces to);
+    void (*to_bf16)(const float* x, int64_t n, uint16_t* y);
+    float (*dot)(const float* a, const float* b, int64_t n);
+    // y = (x - centre) * by * weight + bias; y may be x, bias null
+    void (*scale_row)(const float* x, float centre, float by, const float* weight,
+                      const float* bias, int64_t n, float* y);
+    void (*silu_glu)(const float* gate, const float* up, const GluRule& rule, int64_t n, float* h);
+    void (*add_scaled)(const float* x, float by, int64_t n, float* y);  // y += by * x
+};
+
+extern const Kernels kGenericKernels;
+#ifdef EXPERTLY_X86
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+#ifdef EXPERTLY_ARM
+extern const Kernels kNeonKernels;
+#endif
+
+}  // namespace expertly

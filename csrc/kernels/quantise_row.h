@@ -1,0 +1,67 @@
+// Activations into the forms that tiles read: groups of int8, or bfloat16.
+#pragma once
+
+#include "../kernels.h"
+
+namespace expertly {
+namespace {
+
+template <class I>
+I_INLINE float largest_magnitude(const float* x) {
+    auto most = I::zero_float();
+    for (int i = 0; i < kGroup; i += I::lanes) most = I::max(I::abs(I::load_float(x + i)), most);
+    float at[I::lanes];
+    I::store(at, most);
+    float largest = 0.0f;
+    for (int i = 0; i < I::lanes; ++i) largest = at[i] > largest ? at[i] : largest;
+    return largest;
+}
+
+// q = x * (127 / largest) rounded to nearest even, scale = largest / 127, a group of 32 by itself
+template <class I>
+I_INLINE void quantise_group(const float* x, GroupPlaces to) {
+    const float largest = largest_magnitude<I>(x);
+    const float d = largest / 127.0f;
+    // below that the quotient overflows; such a group is zero to float32 anyway
+    const float inverse = largest > 1e-35f ? 127.0f / largest : 0.0f;
+    for (int i = 0; i < kGroup; i += I::lanes) {
+        const auto scaled = I::mul(I::load_float(x + i), I::set(inverse));
+        I::store_s8(to.q + i, I::round(scaled));
+    }
+    int32_t half[2] = {0, 0};
+    for (int i = 0; i < 16; ++i) half[0] += to.q[i];
+    for (int i = 16; i < kGroup; ++i) half[1] += to.q[i];
+    *to.scale = d;
+    *to.minus = -(half[0] + half[1]);
+    *to.sum = d * static_cast<float>(half[0] + half[1]);
+    for (int i = 0; i < 2; ++i) {
+        to.minus_half[i] = -half[i];
+        to.sum_half[i] = d * static_cast<float>(half[i]);
+    }
+}
+
+template <class I>
+void quantise_row(const float* x, int64_t columns, GroupPlaces to) {
+    const int64_t whole = columns / kGroup;
+    for (int64_t g = 0; g < whole; ++g) quantise_group<I>(x + g * kGroup, to.at(g));
+    if (whole * kGroup == columns) return;
+    float padded[kGroup] = {};
+    for (int64_t c = whole * kGroup; c < columns; ++c) padded[c - whole * kGroup] = x[c];
+    quantise_group<I>(padded, to.at(whole));
+}
+
+// to nearest, ties to even; an odd row is padded with one zero
+template <class I>
+void to_bf16(const float* x, int64_t n, uint16_t* y) {
+    for (int64_t i = 0; i < n; ++i) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, x + i, 4);
+        const bool is_nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+        const uint32_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
+        y[i] = static_cast<uint16_t>(is_nan ? (bits >> 16) | 64 : rounded >> 16);
+    }
+    if (n % 2) y[n] = 0;
+}
+
+}  // namespace
+}  // namespace expertly

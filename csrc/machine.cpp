@@ -1,0 +1,28 @@
+#include "machine.h"
+
+namespace expertly {
+
+std::vector<const Kernels*> offered_kernels() {
+    std::vector<const Kernels*> found;
+#ifdef EXPERTLY_X86
+    // these ask the system too: without its saving of the wide registers they answer no
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __builtin_cpu_supports("f16c");
+    const bool has_avx512 = __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vnni") &&
+                            __builtin_cpu_supports("avx512bf16");
+    if (has_avx2 && has_avx512) found.push_back(&kAvx512Kernels);
+    if (has_avx2) found.push_back(&kAvx2Kernels);
+#endif
+#ifdef EXPERTLY_ARM
+    found.push_back(&kNeonKernels);
+#endif
+    found.push_back(&kGenericKernels);
+    return found;
+}
+
+}  // namespace expertly

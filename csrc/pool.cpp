@@ -1,0 +1,87 @@
+#include "pool.h"
+
+#include <chrono>
+
+namespace expertly {
+
+namespace {
+
+// long enough for the gaps inside a decode step, short enough to leave an idle machine alone
+constexpr auto kSpin = std::chrono::microseconds(200);
+constexpr int kPausesAClock = 64;
+
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+}  // namespace
+
+Pool::Pool(int threads) {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+}
+
+Pool::~Pool() {
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        is_closing_ = true;
+        job_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+}
+
+void Pool::start(int64_t items, Call call, const void* work) {
+    items_ = items;
+    call_ = call;
+    work_ = work;
+    next_.store(0, std::memory_order_relaxed);
+    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    job_.fetch_add(1);
+    if (sleeping_.load() > 0) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        wake_.notify_all();
+    }
+    take_items();
+    // the system may have given a worker's core to somebody else: let it have this one
+    for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) {
+        if (i < 20000) pause();
+        else std::this_thread::yield();
+    }
+}
+
+void Pool::take_items() {
+    for (;;) {
+        const int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
+        if (item >= items_) return;
+        call_(work_, item);
+    }
+}
+
+bool Pool::wait_for_job(uint64_t seen) {
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    do {
+        for (int i = 0; i < kPausesAClock; ++i) {
+            if (job_.load() != seen) return !is_closing_;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < until);
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleeping_.fetch_add(1);
+    wake_.wait(lock, [&] { return job_.load() != seen; });
+    sleeping_.fetch_sub(1);
+    return !is_closing_;
+}
+
+void Pool::serve() {
+    for (uint64_t seen = 0; wait_for_job(seen);) {
+        seen = job_.load();
+        take_items();
+        busy_.fetch_sub(1, std::memory_order_release);
+    }
+}
+
+}  // namespace expertly

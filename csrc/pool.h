@@ -1,0 +1,63 @@
+// A pool of threads for work that is split into items.
+//
+// Items are handed out one by one, so that uneven ones keep all threads busy. Between jobs a
+// worker spins for a moment, as the next job of a decode step comes within microseconds, and then
+// sleeps. One job at a time; the caller takes part in it.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace expertly {
+
+class Pool {
+public:
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // calls work(item) for every item in [0, items); returns when all are done
+    template <class Work>
+    void run(int64_t items, const Work& work) {
+        if (items <= 0) return;
+        if (items == 1 || workers_.empty()) {
+            for (int64_t i = 0; i < items; ++i) work(i);
+            return;
+        }
+        start(items, &call<Work>, &work);
+    }
+
+private:
+    using Call = void (*)(const void* work, int64_t item);
+
+    template <class Work>
+    static void call(const void* work, int64_t item) {
+        (*static_cast<const Work*>(work))(item);
+    }
+
+    void start(int64_t items, Call call, const void* work);
+    void take_items();
+    void serve();
+    bool wait_for_job(uint64_t seen);
+
+    std::vector<std::thread> workers_;
+    Call call_ = nullptr;
+    const void* work_ = nullptr;
+    int64_t items_ = 0;
+    alignas(64) std::atomic<int64_t> next_{0};
+    alignas(64) std::atomic<uint64_t> job_{0};
+    alignas(64) std::atomic<int> busy_{0};
+    std::atomic<int> sleeping_{0};
+    std::atomic<bool> is_closing_{false};
+    std::mutex mutex_;
+    std::condition_variable wake_;
+};
+
+}  // namespace expertly
