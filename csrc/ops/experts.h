@@ -1,0 +1,68 @@
+// Gated feed-forwards: one for all rows, or a bank of experts each for its own.
+#pragma once
+
+#include <vector>
+
+#include "activation_buffer.h"
+#include "runtime.h"
+
+namespace expertly {
+
+// down(act(gate x) * up x); biases may be null
+struct Expert {
+    Matrix gate, up, down;
+    const float* gate_bias;
+    const float* up_bias;
+    const float* down_bias;
+};
+
+// experts of one shape, though not of one format
+struct Bank {
+    std::vector<Expert> experts;
+    GluRule rule;
+
+    int64_t width() const { return experts.front().gate.layout.rows; }
+    Forms input_forms() const;
+    Forms hidden_forms() const;
+};
+
+// which experts T tokens go to and with what weights; `num_chosen` slots a token
+struct Choice {
+    const int32_t* ids;    // [T][K]
+    const float* weights;  // [T][K]
+    int64_t num_chosen;
+};
+
+// the T * K pairs of token and slot sorted by expert, within an expert by token
+class SortedRows {
+public:
+    void sort(const Choice& choice, int64_t tokens, int64_t num_experts);
+
+    int64_t first(int64_t expert) const { return first_[expert]; }
+    int64_t count(int64_t expert) const { return first_[expert + 1] - first_[expert]; }
+    const int32_t* tokens() const { return token_.data(); }
+    int64_t place(int64_t token, int64_t slot, int64_t num_chosen) const {
+        return place_[token * num_chosen + slot];
+    }
+
+private:
+    std::vector<int64_t> first_;
+    std::vector<int32_t> token_;
+    std::vector<int64_t> place_;
+};
+
+// one bank's share of a step: its rows, hidden activations and results
+struct BankWork {
+    const Bank* bank;
+    Choice choice;
+    SortedRows rows;
+    ActivationBuffer hidden;
+    Scratch results;  // [rows][tiles of down * 16]
+};
+
+// x[t] += for each work, in order: sum over slots of weight * expert(activations[t]).
+// `activations` holds the T rows in every form that the banks' gates and ups want.
+void feed_forward(Runtime& runtime, BankWork* works, int count, const Activations& activations,
+                  int64_t tokens, float* x, int64_t columns);
+
+}  // namespace expertly
