@@ -24,6 +24,16 @@ struct GluRule {
     float shift;
 };
 
+// what a core can do at most, for benchmarks: each runs for a while and returns a number that
+// depends on all it did
+struct Probes {
+    uint32_t (*read)(const uint8_t* data, int64_t num_bytes);
+    uint32_t (*int8)(int64_t rounds);
+    uint32_t (*bf16)(int64_t rounds);
+    int int8_ops;  // a round
+    int bf16_ops;
+};
+
 struct Kernels {
     const char* name;
     TileKernel tile[static_cast<int>(Format::count)];
@@ -35,6 +45,7 @@ struct Kernels {
                       const float* bias, int64_t n, float* y);
     void (*silu_glu)(const float* gate, const float* up, const GluRule& rule, int64_t n, float* h);
     void (*add_scaled)(const float* x, float by, int64_t n, float* y);  // y += by * x
+    Probes probes;
 };
 
 extern const Kernels kGenericKernels;

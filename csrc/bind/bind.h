@@ -7,5 +7,6 @@ namespace expertly {
 
 void bind_weights(nanobind::module_& module);
 void bind_runtime(nanobind::module_& module);
+void bind_probe(nanobind::module_& module);
 
 }  // namespace expertly

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "floats.h"
+#include "probe.h"
 #include "quantise_row.h"
 #include "rows.h"
 #include "tile.h"
@@ -54,7 +55,8 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, F...
     return Kernels{name,          {tile<I, static_cast<Format>(F)>...},
                    quantise_row<I>, to_bf16<I>,
                    dot_floats<I>,   scale_row<I>,
-                   silu_glu<I>,     add_scaled<I>};
+                   silu_glu<I>,     add_scaled<I>,
+                   make_probes<I>()};
 }
 
 template <class I>
