@@ -1,0 +1,7 @@
+"""What this computer has and what of it this process may use; no torch, no numpy."""
+
+from expertly.machine.cores import usable_cores
+from expertly.machine.describing import Machine, describe
+from expertly.machine.memory import available_memory_bytes
+
+__all__ = ["Machine", "available_memory_bytes", "describe", "usable_cores"]
