@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine.machine_files import CGROUP, V1, V2, machine_at
+from machine_files import CGROUP, V1, V2, machine_at
 
 from expertly.machine import usable_cores
 

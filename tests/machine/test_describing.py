@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
-from machine.machine_files import machine_at
+from machine_files import machine_at
 
 from expertly.machine import describe
 

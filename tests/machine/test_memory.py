@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from machine.machine_files import CGROUP, V1, V2, machine_at
+from machine_files import CGROUP, V1, V2, machine_at
 
 from expertly.machine import available_memory_bytes
 from expertly.machine.memory import total_memory_bytes

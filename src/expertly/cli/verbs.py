@@ -16,6 +16,7 @@ VERBS: Mapping[str, str] = {
     "run": "Write text with a model or chat with it, its experts shown if asked.",
     "train": "Train a model as a recipe says: tokenizer, data, checkpoints, final model.",
     "observe": "Measure what the experts of a model do on texts.",
+    "bench": "Measure how fast a model runs here, beside what limits it; ends with a line of JSON.",
 }
 
 _STYLE: Mapping[str, Any] = {
