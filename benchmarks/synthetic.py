@@ -14,11 +14,14 @@ import numpy as np
 from expertly.formats.blocks import BLOCKS, Block
 from expertly.formats.gguf_writer import write
 
-Draw = Callable[[np.random.Generator, int], np.ndarray]
+Draw = Callable[..., np.ndarray]
 Chunks = Callable[[], Iterator[np.ndarray]]
 Tensor = tuple[str, Block, tuple[int, ...], Chunks]
 
 _CHUNK_BYTES = 32 << 20
+# embeddings far above what layers add to them: else all tokens of a text grow alike, and choose
+# the same experts
+_EMBEDDING_GAIN = 80.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +162,17 @@ def _norms(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _tensor(name: str, size: tuple[int, ...], what: str, seed: Sequence[int]) -> Tensor:
     block = BLOCKS[what if what in _FILE_TYPES else "f32"]
     count = int(np.prod(size)) // block.size
-    return name, block, size, partial(_chunks, _DRAWS[what], count, block.num_bytes, seed)
+    gain = _EMBEDDING_GAIN if name == "token_embd.weight" else 1.0
+    draw = partial(_DRAWS[what], gain=gain)
+    return name, block, size, partial(_chunks, draw, count, block.num_bytes, seed)
 
 
-def _chunks(draw: Draw, count: int, num_bytes: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
+def _chunks(
+    draw: Callable[[np.random.Generator, int], np.ndarray],
+    count: int,
+    num_bytes: int,
+    seed: Sequence[int],
+) -> Iterator[np.ndarray]:
     generator = np.random.Generator(np.random.SFC64(seed))
     step = max(1, _CHUNK_BYTES // num_bytes)
     for done in range(0, count, step):
@@ -181,40 +191,41 @@ def _halves(generator: np.random.Generator, count: int, about: float) -> np.ndar
 
 
 # each decodes to weights of about 0.0115 to 0.02: a product over 2048 columns stays near 1
-def _q4_0(generator: np.random.Generator, count: int) -> np.ndarray:
+def _q4_0(generator: np.random.Generator, count: int, gain: float) -> np.ndarray:
     blocks = _blocks(generator, count, 18)
     signs = blocks[:, 1] & 128
-    blocks[:, :2] = _halves(generator, count, 0.02 / 8)
+    blocks[:, :2] = _halves(generator, count, gain * 0.02 / 8)
     # codes are -8..7: with scales of one sign all weights would lean the same way, and so would
     # all tokens, to the same experts
     blocks[:, 1] |= signs
     return blocks
 
 
-def _q8_0(generator: np.random.Generator, count: int) -> np.ndarray:
+def _q8_0(generator: np.random.Generator, count: int, gain: float) -> np.ndarray:
     blocks = _blocks(generator, count, 34)
     codes = blocks[:, 2:]
     # quantisers never write -128
     codes[codes == 128] = 129
-    blocks[:, :2] = _halves(generator, count, 0.02 / 128)
+    blocks[:, :2] = _halves(generator, count, gain * 0.02 / 128)
     return blocks
 
 
-def _q4_k(generator: np.random.Generator, count: int) -> np.ndarray:
+def _q4_k(generator: np.random.Generator, count: int, gain: float) -> np.ndarray:
     # codes 0..15 about 7.5: with 7.5 times the scale for the minimum, weights are about 0
     blocks = _blocks(generator, count, 144)
-    scales = (generator.random(count, np.float32) + np.float32(1)) * np.float32(0.02 / 320)
+    scales = generator.random(count, np.float32) + np.float32(1)
+    scales *= np.float32(gain * 0.02 / 320)
     blocks[:, :2] = scales.astype("<f2").view(np.uint8).reshape(count, 2)
     blocks[:, 2:4] = (scales * np.float32(7.5)).astype("<f2").view(np.uint8).reshape(count, 2)
     return blocks
 
 
-def _router(generator: np.random.Generator, count: int) -> np.ndarray:
-    return generator.standard_normal(count, np.float32) * np.float32(0.05)
+def _router(generator: np.random.Generator, count: int, gain: float) -> np.ndarray:
+    return generator.standard_normal(count, np.float32) * np.float32(gain * 0.05)
 
 
-def _norm(generator: np.random.Generator, count: int) -> np.ndarray:
-    return generator.standard_normal(count, np.float32) * np.float32(0.1) + np.float32(1)
+def _norm(generator: np.random.Generator, count: int, gain: float) -> np.ndarray:
+    return generator.standard_normal(count, np.float32) * np.float32(0.1) + np.float32(gain)
 
 
 _DRAWS: Mapping[str, Draw] = {
