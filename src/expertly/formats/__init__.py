@@ -1,0 +1,1 @@
+"""Containers and block types of weights: GGUF in and out, and what their bytes mean; no torch."""
