@@ -1,0 +1,194 @@
+// Blocks of 32 weights: one scale, perhaps a minimum.
+#include <limits>
+
+#include "../layout.h"
+#include "affine.h"
+#include "encoder.h"
+#include "scaled.h"
+#include "stored.h"
+
+namespace expertly {
+
+namespace {
+
+constexpr int kSize = 32;
+
+// columns 0..15 in the low halves
+void put_nibbles(const uint8_t* codes, uint8_t* to) {
+    for (int i = 0; i < 16; ++i)
+        to[i] = static_cast<uint8_t>((codes[i] & 15) | (codes[i + 16] & 15) << 4);
+}
+
+// bit 4 of every code
+void put_fifth_bits(const uint8_t* codes, uint8_t* to) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kSize; ++i) bits |= static_cast<uint32_t>(codes[i] >> 4) << i;
+    std::memcpy(to, &bits, 4);
+}
+
+void put_codes(Format format, const uint8_t* codes, uint8_t* to) {
+    if (format == Format::q5_0 || format == Format::q5_1) {
+        put_fifth_bits(codes, to);
+        to += 4;
+    }
+    put_nibbles(codes, to);
+}
+
+class Blocks : public Encoder {
+public:
+    explicit Blocks(Format format) : format_(format) {}
+
+    void row(const float* w, const float* costs, int64_t columns, uint8_t* out) override {
+        for (int64_t c = 0; c < columns; c += kSize, out += block_of(format_).num_bytes) {
+            const float unit = unit_of(w + c, kSize);
+            float scaled[kSize];
+            for (int i = 0; i < kSize; ++i) scaled[i] = w[c + i] * (1 / unit);
+            block(scaled, costs + c, unit, out);
+        }
+    }
+
+protected:
+    virtual void block(const float* w, const float* costs, float unit, uint8_t* out) = 0;
+
+    Format format_;
+};
+
+// the fitted scale or the plain one, whichever costs less as it is stored
+template <class Book>
+float stored_scale(const Group<kSize>& group, const Book& book, float plain,
+                   const Stored& stored) {
+    const float first = stored(plain), fitted = stored(fit_scale(group, book).scale);
+    return rounding_error(group, fitted, book) < rounding_error(group, first, book) ? fitted
+                                                                                    : first;
+}
+
+template <class Book>
+class ScaledBlocks : public Blocks {
+public:
+    ScaledBlocks(Format format, const Book& book) : Blocks(format), book_(book) {}
+
+protected:
+    void block(const float* w, const float* costs, float unit, uint8_t* out) override {
+        const Stored stored(unit, Kind::half);
+        Group<kSize> group;
+        group.fill(w, costs, false);
+        const float scale =
+            stored_scale(group, book_, extreme_of(group) / book_.lowest, stored);
+        put_half(out, stored.half(scale));
+        float q[kSize];
+        round_scaled(group, scale, book_, q);
+        if (format_ == Format::q8_0) {
+            for (int i = 0; i < kSize; ++i) out[2 + i] = static_cast<uint8_t>(static_cast<int>(q[i]));
+            return;
+        }
+        uint8_t codes[kSize];
+        for (int i = 0; i < kSize; ++i) codes[i] = static_cast<uint8_t>(book_.code(q[i]));
+        put_codes(format_, codes, out + 2);
+    }
+
+private:
+    Book book_;
+};
+
+class AffineBlocks : public Blocks {
+public:
+    AffineBlocks(Format format, int top) : Blocks(format), top_(top) {}
+
+protected:
+    void block(const float* w, const float* costs, float unit, uint8_t* out) override {
+        constexpr float kNone = -std::numeric_limits<float>::max();
+        const Stored stored(unit, Kind::half);
+        Group<kSize> group;
+        group.fill(w, costs, true);
+        Affine best = as_stored(group, span(group, top_, kNone), stored);
+        const Affine fitted = as_stored(group, fit_affine(group, top_, kNone), stored);
+        if (fitted.error < best.error) best = fitted;
+        put_half(out, stored.half(best.scale));
+        put_half(out + 2, stored.half(group.base - best.min));
+        float q[kSize];
+        round_affine(group, best.scale, best.min, top_, q);
+        uint8_t codes[kSize];
+        for (int i = 0; i < kSize; ++i) codes[i] = static_cast<uint8_t>(q[i]);
+        put_codes(format_, codes, out + 4);
+    }
+
+private:
+    Affine as_stored(const Group<kSize>& group, const Affine& from, const Stored& stored) const {
+        const float scale = stored(from.scale);
+        const float min = group.base - stored(group.base - from.min);
+        float q[kSize];
+        round_affine(group, scale, min, top_, q);
+        return {scale, min, error_of(group, q, scale, min)};
+    }
+
+    int top_;
+};
+
+// codes by rising value; a table's codes 8..15 are the negative ones, 8 a second zero
+struct Float4 : Table {
+    static constexpr int8_t kRising[16] = {-12, -8, -6, -4, -3, -2, -1, 0,
+                                           0,   1,  2,  3,  4,  6,  8,  12};
+
+    Float4() : Table(kRising, 1) {}
+    int code(float value) const {
+        int i = 0;
+        while (kMxfp4Table[i] != value) ++i;
+        return i;
+    }
+};
+
+class Mxfp4Blocks : public Blocks {
+public:
+    Mxfp4Blocks() : Blocks(Format::mxfp4) {}
+
+protected:
+    void block(const float* w, const float* costs, float unit, uint8_t* out) override {
+        Group<kSize> group;
+        group.fill(w, costs, false);
+        // the least power of two for which nothing is cut off, and its neighbours
+        const int first = std::ilogb(std::fabs(extreme_of(group)) * unit) + 125;
+        float least = -1;
+        for (int i = first - 1; i <= first + 1; ++i) {
+            const int exponent = extreme_of(group) == 0 || i < 0 ? 0 : i > 254 ? 254 : i;
+            const float scale = half_of_exponent(static_cast<uint8_t>(exponent)) / unit;
+            const float error = rounding_error(group, scale, book_);
+            if (least >= 0 && !(error < least)) continue;
+            least = error;
+            write(group, scale, exponent, out);
+        }
+    }
+
+private:
+    void write(const Group<kSize>& group, float scale, int exponent, uint8_t* out) const {
+        float q[kSize];
+        uint8_t codes[kSize];
+        round_scaled(group, scale, book_, q);
+        for (int i = 0; i < kSize; ++i) codes[i] = static_cast<uint8_t>(book_.code(q[i]));
+        out[0] = static_cast<uint8_t>(exponent);
+        put_codes(format_, codes, out + 1);
+    }
+
+    Float4 book_;
+};
+
+template <class Book>
+std::unique_ptr<Encoder> scaled(Format format, const Book& book) {
+    return std::make_unique<ScaledBlocks<Book>>(format, book);
+}
+
+}  // namespace
+
+std::unique_ptr<Encoder> small_encoder(Format format) {
+    switch (format) {
+        // -128 is left out: products of bytes that need a sign cannot hold it
+        case Format::q8_0: return scaled(format, Whole{-127, 127});
+        case Format::q4_0: return scaled(format, Whole{-8, 7});
+        case Format::q5_0: return scaled(format, Whole{-16, 15});
+        case Format::iq4_nl: return scaled(format, Table(kIq4Table, 14));
+        case Format::q4_1: return std::make_unique<AffineBlocks>(format, 15);
+        case Format::q5_1: return std::make_unique<AffineBlocks>(format, 31);
+        default: return std::make_unique<Mxfp4Blocks>();
+    }
+}
+
+}  // namespace expertly
