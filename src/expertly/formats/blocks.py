@@ -49,3 +49,28 @@ BLOCKS: Mapping[str, Block] = MappingProxyType({block.name: block for block in _
 BY_ID: Mapping[int, Block] = MappingProxyType(
     {block.ggml_id: block for block in _TABLE if block.ggml_id is not None}
 )
+
+# types of GGUF that are not read, for messages that name them
+OTHER_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        9: "q8_1",
+        15: "q8_k",
+        16: "iq2_xxs",
+        17: "iq2_xs",
+        18: "iq3_xxs",
+        19: "iq1_s",
+        21: "iq3_s",
+        22: "iq2_s",
+        23: "iq4_xs",
+        24: "i8",
+        25: "i16",
+        26: "i32",
+        27: "i64",
+        28: "f64",
+        29: "iq1_m",
+        34: "tq1_0",
+        35: "tq2_0",
+        40: "nvfp4",
+        41: "q1_0",
+    }
+)
