@@ -56,7 +56,7 @@ Affine fit_affine(const Group<N>& group, int top, float floor) {
     if (start.scale == 0) return best;
     const float width = start.scale * static_cast<float>(top);
     for (int low = -1; low <= 1; ++low)
-        for (int high = -2; high <= 2; ++high) {
+        for (int high = low == 0 ? -4 : -2; high <= 2; ++high) {
             const float scale = width / (static_cast<float>(top) + 0.5f * high);
             round_affine(group, scale, start.min + scale * low / 3, top, q);
             const Affine next = refit(group, q, floor);

@@ -10,9 +10,8 @@ namespace expertly {
 namespace {
 
 struct AffineSpec {
-    int top;             // codes are 0..top
-    int scales, mins;    // levels are 0..scales and 0..mins
-    Kind kind;           // of d and dmin
+    int top;           // codes are 0..top
+    int scales, mins;  // levels are 0..scales and 0..mins
 };
 
 struct Pair {
@@ -29,15 +28,16 @@ public:
     explicit AffineBlock(const AffineSpec& spec) : spec_(spec), scales_{0, spec.scales},
                                                    mins_{0, spec.mins} {}
 
-    // weights are counted in `stored`'s unit
-    void solve(const float* weights, const float* costs, int64_t count, const Stored& stored) {
+    // weights are counted in the unit of what can be stored for d and for dmin
+    void solve(const float* weights, const float* costs, int64_t count, const Stored& d,
+               const Stored& dmin) {
+        d_ = &d, dmin_ = &dmin;
         resize(count);
         for (int64_t j = 0; j < count; ++j) {
             groups_[j].fill(weights + j * N, costs + j * N, true);
             // a minimum is never negative
             fits_[j] = span(groups_[j], spec_.top, groups_[j].base);
         }
-        stored_ = &stored;
         start_from_spans();
         for (int64_t j = 0; j < count; ++j)
             fits_[j] = fit_affine(groups_[j], spec_.top, groups_[j].base);
@@ -65,8 +65,6 @@ private:
     }
 
     int64_t count() const { return static_cast<int64_t>(groups_.size()); }
-
-    float least_min(int64_t j, float min) const { return min + groups_[j].base; }
 
     void round_group(int64_t j, const Pair& units, const LevelPair& levels, float* q) const {
         round_affine(groups_[j], units.scale * static_cast<float>(levels.scale),
@@ -99,8 +97,8 @@ private:
             most.scale = fits_[j].scale > most.scale ? fits_[j].scale : most.scale;
             most.min = min > most.min ? min : most.min;
         }
-        units_ = {(*stored_)(most.scale / static_cast<float>(spec_.scales)),
-                  (*stored_)(most.min / static_cast<float>(spec_.mins))};
+        units_ = {(*d_)(most.scale / static_cast<float>(spec_.scales)),
+                  (*dmin_)(most.min / static_cast<float>(spec_.mins))};
         error_ = 0;
         for (int64_t j = 0; j < count(); ++j) {
             float q[N];
@@ -122,18 +120,19 @@ private:
             const float cost = s.qq - s.q * s.q / groups_[j].sum_w;
             wanted_[j] = {fits_[j].scale, cost > 0 ? cost : 0};
         }
-        units.scale = best_unit(wanted_.data(), count(), scales_, *stored_);
+        units.scale = best_unit(wanted_.data(), count(), scales_, *d_);
         for (int64_t j = 0; j < count(); ++j) {
             const int level = level_of(fits_[j].scale, units.scale, scales_);
             const float scale = units.scale * static_cast<float>(level);
             wanted_[j] = {best_min(j, sums_[j], scale), groups_[j].sum_w};
         }
-        units.min = best_unit(wanted_.data(), count(), mins_, *stored_);
+        units.min = best_unit(wanted_.data(), count(), mins_, *dmin_);
         return units;
     }
 
-    // levels next to the fit of a group; q is left with no meaning
-    float choose_levels(int64_t j, const Pair& units, LevelPair& chosen) const {
+    // of the levels next to a group's fit, those that cost least
+    LevelPair choose_levels(int64_t j, const Pair& units) const {
+        LevelPair chosen{0, 0};
         const int middle = level_of(fits_[j].scale, units.scale, scales_);
         float least = -1;
         float q[N];
@@ -150,7 +149,7 @@ private:
             const int again = level_of(best_min(j, quadratic(j, q), value), units.min, mins_);
             if (again != levels.min) attempt({scale, again});
         }
-        return least;
+        return chosen;
     }
 
     // the best units for given levels and the codes that they lead to
@@ -173,7 +172,7 @@ private:
             next.scale = static_cast<float>((sx + units.min * sm) / ss);
         }
         const bool is_valid = next.scale >= 0 && next.min >= 0;
-        return is_valid ? Pair{(*stored_)(next.scale), (*stored_)(next.min)} : units;
+        return is_valid ? Pair{(*d_)(next.scale), (*dmin_)(next.min)} : units;
     }
 
     float total(const Pair& units, const std::vector<LevelPair>& levels) const {
@@ -189,7 +188,7 @@ private:
         constexpr int kTurns = 2;
         Pair units = choose_units();
         for (int i = 0; i < kTurns; ++i) {
-            for (int64_t j = 0; j < count(); ++j) choose_levels(j, units, trial_[j]);
+            for (int64_t j = 0; j < count(); ++j) trial_[j] = choose_levels(j, units);
             keep_if_better(units);
             const Pair next = refit_units(units, trial_);
             if (next.scale == units.scale && next.min == units.min) return;
@@ -205,7 +204,7 @@ private:
 
     AffineSpec spec_;
     Range scales_, mins_;
-    const Stored* stored_ = nullptr;
+    const Stored *d_ = nullptr, *dmin_ = nullptr;
     Pair units_{};
     float error_ = 0;
     std::vector<Group<N>> groups_;

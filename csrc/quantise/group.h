@@ -87,7 +87,10 @@ float error_of(const Group<N>& group, const float* q, float scale, float min) {
     return sum(error);
 }
 
-inline float inverse_of(float scale) { return scale != 0 ? 1 / scale : 0; }
+// 0 for 0; bounded, so that products with weights of size about 1 stay finite
+inline float inverse_of(float scale) {
+    return scale != 0 ? clamped(1 / scale, -1e30f, 1e30f) : 0;
+}
 
 }  // namespace
 }  // namespace expertly

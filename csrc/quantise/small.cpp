@@ -1,4 +1,5 @@
 // Blocks of 32 weights: one scale, perhaps a minimum.
+#include <initializer_list>
 #include <limits>
 
 #include "../layout.h"
@@ -53,13 +54,16 @@ protected:
     Format format_;
 };
 
-// the fitted scale or the plain one, whichever costs less as it is stored
+// the plain scale, the fitted one or 0, whichever costs least as it is stored
 template <class Book>
-float stored_scale(const Group<kSize>& group, const Book& book, float plain,
-                   const Stored& stored) {
-    const float first = stored(plain), fitted = stored(fit_scale(group, book).scale);
-    return rounding_error(group, fitted, book) < rounding_error(group, first, book) ? fitted
-                                                                                    : first;
+float stored_scale(const Group<kSize>& group, const Book& book, const Stored& stored) {
+    float best = stored(extreme_of(group) / book.lowest);
+    float least = rounding_error(group, best, book);
+    for (const float scale : {stored(fit_scale(group, book).scale), 0.0f}) {
+        const float error = rounding_error(group, scale, book);
+        if (error < least) least = error, best = scale;
+    }
+    return best;
 }
 
 template <class Book>
@@ -69,11 +73,10 @@ public:
 
 protected:
     void block(const float* w, const float* costs, float unit, uint8_t* out) override {
-        const Stored stored(unit, Kind::half);
+        const Stored stored(unit);
         Group<kSize> group;
         group.fill(w, costs, false);
-        const float scale =
-            stored_scale(group, book_, extreme_of(group) / book_.lowest, stored);
+        const float scale = stored_scale(group, book_, stored);
         put_half(out, stored.half(scale));
         float q[kSize];
         round_scaled(group, scale, book_, q);
@@ -97,7 +100,7 @@ public:
 protected:
     void block(const float* w, const float* costs, float unit, uint8_t* out) override {
         constexpr float kNone = -std::numeric_limits<float>::max();
-        const Stored stored(unit, Kind::half);
+        const Stored stored(unit);
         Group<kSize> group;
         group.fill(w, costs, true);
         Affine best = as_stored(group, span(group, top_, kNone), stored);
@@ -124,7 +127,7 @@ private:
     int top_;
 };
 
-// codes by rising value; a table's codes 8..15 are the negative ones, 8 a second zero
+// values by rising size; the codes 8..15 are the negative ones
 struct Float4 : Table {
     static constexpr int8_t kRising[16] = {-12, -8, -6, -4, -3, -2, -1, 0,
                                            0,   1,  2,  3,  4,  6,  8,  12};
@@ -145,11 +148,12 @@ protected:
     void block(const float* w, const float* costs, float unit, uint8_t* out) override {
         Group<kSize> group;
         group.fill(w, costs, false);
-        // the least power of two for which nothing is cut off, and its neighbours
-        const int first = std::ilogb(std::fabs(extreme_of(group)) * unit) + 125;
+        const float extreme = std::fabs(extreme_of(group)) * unit;
+        // the power of two for which little is cut off, and its neighbours; 12 * scale is finite
+        const int first = extreme > 0 ? std::ilogb(extreme) + 125 : 0;
         float least = -1;
         for (int i = first - 1; i <= first + 1; ++i) {
-            const int exponent = extreme_of(group) == 0 || i < 0 ? 0 : i > 254 ? 254 : i;
+            const int exponent = clamped(i, 0, 252);
             const float scale = half_of_exponent(static_cast<uint8_t>(exponent)) / unit;
             const float error = rounding_error(group, scale, book_);
             if (least >= 0 && !(error < least)) continue;

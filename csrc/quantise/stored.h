@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../half.h"
+#include "group.h"
 
 namespace expertly {
 namespace {
@@ -21,35 +22,38 @@ inline float unit_of(const float* values, int64_t count) {
     return std::ldexp(1.0f, exponent < -126 ? -126 : exponent);
 }
 
-enum class Kind { half, full };
+constexpr float kMostHalf = 65504;
 
-// the nearest scale to v that a block can hold, in the same unit; one that is not 0 stays so
+// the nearest scale to v that a block can hold, in the same unit; a half that is not 0 stays so
 class Stored {
 public:
-    Stored(float unit, Kind kind) : unit_(unit), inverse_(1 / unit), kind_(kind) {}
+    // as halves
+    explicit Stored(float unit) : Stored(unit, kMostHalf, true) {}
+
+    // as floats, bounded so that what they are multiplied with in a block stays finite
+    Stored(float unit, float most) : Stored(unit, most, false) {}
 
     float operator()(float v) const {
-        return kind_ == Kind::half ? float_of_half(half(v)) * inverse_ : full(v) * inverse_;
+        return (is_half_ ? float_of_half(half(v)) : full(v)) * inverse_;
     }
 
     uint16_t half(float v) const {
         const float value = v * unit_;
         const uint16_t sign = v < 0 ? 0x8000 : 0;
         const float size = std::fabs(value);
-        if (size >= 65504) return sign | 0x7BFF;
+        if (size >= kMostHalf) return sign | 0x7BFF;
         const uint16_t bits = half_of_float(size);
         return v != 0 && bits == 0 ? sign | 1 : sign | bits;
     }
 
-    // bounded so that 255 * 15 of it is finite
-    float full(float v) const {
-        const float value = v * unit_;
-        return value < 8e34f ? value : 8e34f;
-    }
+    float full(float v) const { return clamped(v * unit_, -most_, most_); }
 
 private:
-    float unit_, inverse_;
-    Kind kind_;
+    Stored(float unit, float most, bool is_half)
+        : unit_(unit), inverse_(1 / unit), most_(most), is_half_(is_half) {}
+
+    float unit_, inverse_, most_;
+    bool is_half_;
 };
 
 inline void put_half(uint8_t* to, uint16_t value) { std::memcpy(to, &value, 2); }

@@ -1,4 +1,5 @@
 // Super-blocks of 256 weights, and our own rows of 4 bits.
+#include <limits>
 #include <vector>
 
 #include "blocks_affine.h"
@@ -23,10 +24,10 @@ public:
 
     void row(const float* w, const float* costs, int64_t columns, uint8_t* out) override {
         for (int64_t c = 0; c < columns; c += kSize, out += block_of(format_).num_bytes) {
-            const Stored stored(unit_of(w + c, kSize), Kind::half);
+            const float unit = unit_of(w + c, kSize);
             float scaled[kSize];
-            scale_into(w + c, kSize, unit_of(w + c, kSize), scaled);
-            block(scaled, costs + c, stored, out);
+            scale_into(w + c, kSize, unit, scaled);
+            block(scaled, costs + c, Stored(unit), out);
         }
     }
 
@@ -49,11 +50,11 @@ void put_k_scales(const int* scales, const int* mins, uint8_t* to) {
 class EightGroups : public SuperBlocks {
 public:
     EightGroups(Format format, int top)
-        : SuperBlocks(format), solver_({top, 63, 63, Kind::half}) {}
+        : SuperBlocks(format), solver_({top, 63, 63}) {}
 
 protected:
     void block(const float* w, const float* costs, const Stored& stored, uint8_t* out) override {
-        solver_.solve(w, costs, 8, stored);
+        solver_.solve(w, costs, 8, stored, stored);
         std::memset(out, 0, static_cast<size_t>(block_of(format_).num_bytes));
         put_half(out, stored.half(solver_.units().scale));
         put_half(out + 2, stored.half(solver_.units().min));
@@ -86,11 +87,11 @@ void put_pairs(int sixteenth, const uint8_t* codes, uint8_t* to) {
 
 class Q2K : public SuperBlocks {
 public:
-    Q2K() : SuperBlocks(Format::q2_k), solver_({3, 15, 15, Kind::half}) {}
+    Q2K() : SuperBlocks(Format::q2_k), solver_({3, 15, 15}) {}
 
 protected:
     void block(const float* w, const float* costs, const Stored& stored, uint8_t* out) override {
-        solver_.solve(w, costs, 16, stored);
+        solver_.solve(w, costs, 16, stored, stored);
         std::memset(out, 0, static_cast<size_t>(block_of(format_).num_bytes));
         for (int j = 0; j < 16; ++j) {
             out[j] = static_cast<uint8_t>(solver_.levels(j).scale | solver_.levels(j).min << 4);
@@ -170,16 +171,16 @@ private:
 
 class I4 : public Encoder {
 public:
-    I4() : solver_({15, 255, 255, Kind::full}) {}
+    I4() : solver_({15, 255, 255}) {}
 
     void row(const float* w, const float* costs, int64_t columns, uint8_t* out) override {
         const float unit = unit_of(w, columns);
-        const Stored stored(unit, Kind::full);
+        constexpr float kMost = std::numeric_limits<float>::max();
+        const Stored d(unit, kMost / (255 * 16)), dmin(unit, kMost / 256);
         scaled_.resize(static_cast<size_t>(columns));
         scale_into(w, columns, unit, scaled_.data());
-        solver_.solve(scaled_.data(), costs, columns / 32, stored);
-        const float units[2] = {stored.full(solver_.units().scale),
-                                stored.full(solver_.units().min)};
+        solver_.solve(scaled_.data(), costs, columns / 32, d, dmin);
+        const float units[2] = {d.full(solver_.units().scale), dmin.full(solver_.units().min)};
         std::memcpy(out, units, 8);
         out += 8;
         for (int64_t j = 0; j < columns / 32; ++j, out += 18) {
