@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "activations.h"
+#include "attention_chunk.h"
 #include "layout.h"
 
 namespace expertly {
@@ -46,6 +47,7 @@ struct Kernels {
     void (*silu_glu)(const float* gate, const float* up, const GluRule& rule, int64_t n, float* h);
     void (*add_scaled)(const float* x, float by, int64_t n, float* y);  // y += by * x
     Probes probes;
+    AttentionKernels attention;
 };
 
 extern const Kernels kGenericKernels;

@@ -9,5 +9,6 @@ void bind_weights(nanobind::module_& module);
 void bind_runtime(nanobind::module_& module);
 void bind_probe(nanobind::module_& module);
 void bind_quantise(nanobind::module_& module);
+void bind_attention(nanobind::module_& module);
 
 }  // namespace expertly

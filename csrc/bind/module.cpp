@@ -5,4 +5,5 @@ NB_MODULE(_native, module) {
     expertly::bind_runtime(module);
     expertly::bind_probe(module);
     expertly::bind_quantise(module);
+    expertly::bind_attention(module);
 }

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "attention.h"
 #include "floats.h"
 #include "probe.h"
 #include "quantise_row.h"
@@ -56,7 +57,7 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, F...
                    quantise_row<I>, to_bf16<I>,
                    dot_floats<I>,   scale_row<I>,
                    silu_glu<I>,     add_scaled<I>,
-                   make_probes<I>()};
+                   make_probes<I>(),  make_attention<I>()};
 }
 
 template <class I>

@@ -1,0 +1,372 @@
+// Attention of some query rows to one chunk of cached keys and values.
+//
+// A row runs over the positions that it sees, and over no others, in order: its result does not
+// depend on the rows beside it. Rows go together in blocks so that they share loads.
+#pragma once
+
+#include <utility>
+
+#include "../kernels.h"
+#include "rows.h"
+
+namespace expertly {
+namespace {
+
+constexpr float kUnseen = -__builtin_inff();
+
+// how many query rows and vectors of keys or channels are in registers at once
+template <class I>
+constexpr int kQueryRows = I::lanes == 16 ? 8 : 4;
+template <class I>
+constexpr int kWide = I::lanes == 4 ? 4 : 2;
+
+template <class I>
+I_INLINE typename I::Floats load_as(const float* p) {
+    return I::load_float(p);
+}
+template <class I>
+I_INLINE typename I::Floats load_as(const uint16_t* p) {
+    return I::load_half(p);
+}
+
+template <class I>
+I_INLINE float exp_of(float x) {
+    float at[I::lanes];
+    I::store(at, exp<I>(I::set(x)));
+    return at[0];
+}
+
+// scores [N][kChunkSize] of kWide vectors of keys; q as [head_size][N]
+template <class I, class T, int N>
+void score_tile(const T* keys, const float* q, int64_t head_size, float* scores) {
+    typename I::Floats acc[N][kWide<I>];
+    for (int n = 0; n < N; ++n)
+        for (int v = 0; v < kWide<I>; ++v) acc[n][v] = I::zero_float();
+    for (int64_t c = 0; c < head_size; ++c) {
+        typename I::Floats k[kWide<I>];
+        for (int v = 0; v < kWide<I>; ++v) {
+            const int at = v * I::lanes;
+            k[v] = load_as<I>(keys + at / kKeyBlock * kKeyBlock * head_size + at % kKeyBlock);
+        }
+        for (int n = 0; n < N; ++n) {
+            const auto by = I::broadcast(q + n);
+            for (int v = 0; v < kWide<I>; ++v) acc[n][v] = I::fma(k[v], by, acc[n][v]);
+        }
+        keys += kKeyBlock;
+        q += N;
+    }
+    for (int n = 0; n < N; ++n)
+        for (int v = 0; v < kWide<I>; ++v)
+            I::store(scores + n * kChunkSize + v * I::lanes, acc[n][v]);
+}
+
+// parts [N] += shares [N][kChunkSize] times values of `count` positions, W vectors of channels
+template <class I, class T, int N, int W>
+void value_tile(const T* values, int64_t stride, const float* shares, int64_t count, float* parts,
+                int64_t part_stride) {
+    typename I::Floats acc[N][W];
+    for (int n = 0; n < N; ++n)
+        for (int w = 0; w < W; ++w)
+            acc[n][w] = I::load_float(parts + n * part_stride + w * I::lanes);
+    for (int64_t i = 0; i < count; ++i) {
+        typename I::Floats v[W];
+        for (int w = 0; w < W; ++w) v[w] = load_as<I>(values + w * I::lanes);
+        for (int n = 0; n < N; ++n) {
+            const auto by = I::broadcast(shares + n * kChunkSize);
+            for (int w = 0; w < W; ++w) acc[n][w] = I::fma(v[w], by, acc[n][w]);
+        }
+        values += stride;
+        ++shares;
+    }
+    for (int n = 0; n < N; ++n)
+        for (int w = 0; w < W; ++w)
+            I::store(parts + n * part_stride + w * I::lanes, acc[n][w]);
+}
+
+template <class T>
+using ScoreTile = void (*)(const T*, const float*, int64_t, float*);
+template <class T>
+using ValueTile = void (*)(const T*, int64_t, const float*, int64_t, float*, int64_t);
+
+// entry n - 1 of a table is for n rows
+template <class I, class T>
+struct Tiles {
+    template <int... N>
+    static ScoreTile<T> score(int64_t n, std::integer_sequence<int, N...>) {
+        static constexpr ScoreTile<T> table[] = {score_tile<I, T, N + 1>...};
+        return table[n - 1];
+    }
+    template <int W, int... N>
+    static ValueTile<T> value(int64_t n, std::integer_sequence<int, N...>) {
+        static constexpr ValueTile<T> table[] = {value_tile<I, T, N + 1, W>...};
+        return table[n - 1];
+    }
+};
+
+// scores to shares of one row: e^(s - most) where it is seen, 0 in the rest of its blocks
+template <class I>
+void soften(float* s, int64_t begin, int64_t end, float* most, float* sum) {
+    constexpr int parts = kLanes / I::lanes;
+    const int64_t from = begin / kLanes * kLanes, to = (end + kLanes - 1) / kLanes * kLanes;
+    const auto fill = [&](float value) {
+        for (int64_t i = from; i < begin; ++i) s[i] = value;
+        for (int64_t i = end; i < to; ++i) s[i] = value;
+    };
+    fill(kUnseen);
+    typename I::Floats top = I::set(kUnseen);
+    for (int64_t i = from; i < to; i += I::lanes) top = I::max(I::load_float(s + i), top);
+    float lane[kLanes];
+    I::store(lane, top);
+    *most = kUnseen;
+    for (int i = 0; i < I::lanes; ++i) *most = lane[i] > *most ? lane[i] : *most;
+    const auto shift = I::set(-*most);
+    for (int64_t i = from; i < to; i += I::lanes)
+        I::store(s + i, exp<I>(I::add(I::load_float(s + i), shift)));
+    fill(0.0f);
+    typename I::Floats acc[parts];
+    for (int p = 0; p < parts; ++p) acc[p] = I::zero_float();
+    for (int64_t i = from; i < to; i += kLanes)
+        for (int p = 0; p < parts; ++p)
+            acc[p] = I::add(acc[p], I::load_float(s + i + p * I::lanes));
+    for (int p = 0; p < parts; ++p) I::store(lane + p * I::lanes, acc[p]);
+    *sum = 0.0f;
+    for (int i = 0; i < kLanes; ++i) *sum += lane[i];
+}
+
+struct Range {
+    int64_t begin, end;
+
+    bool is_empty() const { return begin >= end; }
+    Range within(int64_t from, int64_t to) const {
+        return {begin > from ? begin : from, end < to ? end : to};
+    }
+};
+
+// one chunk: its rows in blocks of kQueryRows, the last one perhaps smaller
+template <class I>
+struct ChunkRun {
+    static constexpr int block = kQueryRows<I>;
+    static constexpr int keys_at_once = kWide<I> * I::lanes;
+    using Counts = std::make_integer_sequence<int, block>;
+
+    const AttentionChunk& chunk;
+    float* scores;  // [rows][kChunkSize]
+    float* q;       // [blocks][head_size][rows of the block]
+    float* floats;  // a part of a page in float32
+
+    int64_t size(int64_t row) const {
+        return chunk.rows - row < block ? chunk.rows - row : block;
+    }
+    bool is_shared() const { return chunk.rows > block; }
+    Range range(int64_t row) const { return {chunk.begin[row], chunk.end[row]}; }
+
+    // seen by any row of a few
+    Range reach(int64_t row, int64_t count) const {
+        Range all{kChunkSize, 0};
+        for (int64_t r = row; r < row + count; ++r) {
+            if (range(r).is_empty()) continue;
+            if (range(r).begin < all.begin) all.begin = range(r).begin;
+            if (range(r).end > all.end) all.end = range(r).end;
+        }
+        return all;
+    }
+
+    // seen by every row of a few
+    Range common(int64_t row, int64_t count) const {
+        Range both{0, kChunkSize};
+        for (int64_t r = row; r < row + count; ++r)
+            both = both.within(range(r).begin, range(r).end);
+        return both;
+    }
+
+    void place_queries() const {
+        const int64_t C = chunk.head_size;
+        for (int64_t row = 0; row < chunk.rows; row += block) {
+            const int64_t n = size(row);
+            for (int64_t r = 0; r < n; ++r)
+                for (int64_t c = 0; c < C; ++c)
+                    q[row * C + c * n + r] = chunk.q[row + r][c] * chunk.scale;
+        }
+    }
+
+    template <class T>
+    void score_keys(const T* keys, int64_t first) const {
+        const int64_t C = chunk.head_size;
+        for (int64_t row = 0; row < chunk.rows; row += block) {
+            const int64_t n = size(row);
+            if (reach(row, n).within(first, first + keys_at_once).is_empty()) continue;
+            const auto tile = Tiles<I, T>::score(n, Counts());
+            tile(keys, q + row * C, C, scores + row * kChunkSize + first);
+        }
+    }
+
+    void score() const {
+        const Range all = reach(0, chunk.rows);
+        const int64_t C = chunk.head_size;
+        for (int64_t first = all.begin / keys_at_once * keys_at_once; first < all.end;
+             first += keys_at_once) {
+            const int64_t block_at = first % kPageSize / kKeyBlock * kKeyBlock * C;
+            const auto* keys =
+                reinterpret_cast<const uint16_t*>(chunk.pages[first / kPageSize]) + block_at;
+            if (!is_shared()) {
+                score_keys(keys, first);
+                continue;
+            }
+            const int64_t count = (keys_at_once + kKeyBlock - 1) / kKeyBlock * kKeyBlock * C;
+            for (int64_t i = 0; i < count; i += I::lanes)
+                I::store(floats + i, I::load_half(keys + i));
+            score_keys(static_cast<const float*>(floats), first);
+        }
+    }
+
+    void soften_rows() const {
+        const int64_t width = part_width(chunk.head_size), at = mix_width(chunk.head_size);
+        for (int64_t row = 0; row < chunk.rows; ++row) {
+            float* part = chunk.parts + row * width;
+            for (int64_t i = 0; i < at; ++i) part[i] = 0.0f;
+            part[at] = kUnseen, part[at + 1] = 0.0f;
+            const Range seen = range(row);
+            if (seen.is_empty()) continue;
+            soften<I>(scores + row * kChunkSize, seen.begin, seen.end, part + at, part + at + 1);
+        }
+    }
+
+    // rows [row, row + n) take positions `seen` of a page that begins at `first`
+    template <class T, int W>
+    void mix_tile(const T* values, int64_t stride, int64_t first, int64_t c, int64_t row,
+                  int64_t n, Range seen) const {
+        seen = seen.within(first, first + kPageSize);
+        if (seen.is_empty()) return;
+        const auto tile = Tiles<I, T>::template value<W>(n, Counts());
+        const int64_t width = part_width(chunk.head_size);
+        tile(values + (seen.begin - first) * stride, stride,
+             scores + row * kChunkSize + seen.begin, seen.end - seen.begin,
+             chunk.parts + row * width + c, width);
+    }
+
+    // what all rows of a block see goes together; before and after it each goes alone
+    template <class T, int W>
+    void mix_rows(const T* values, int64_t stride, int64_t first, int64_t c) const {
+        for (int64_t row = 0; row < chunk.rows; row += block) {
+            const int64_t n = size(row);
+            const Range both = common(row, n);
+            const auto each = [&](int64_t from, int64_t to) {
+                for (int64_t r = row; r < row + n; ++r)
+                    mix_tile<T, W>(values, stride, first, c, r, 1, range(r).within(from, to));
+            };
+            if (both.is_empty()) {
+                each(0, kChunkSize);
+                continue;
+            }
+            each(0, both.begin);
+            mix_tile<T, W>(values, stride, first, c, row, n, both);
+            each(both.end, kChunkSize);
+        }
+    }
+
+    // W vectors of channels from channel c on
+    template <int W>
+    void mix_channels(const uint16_t* values, int64_t first, int64_t c, Range seen) const {
+        const int64_t C = chunk.head_size;
+        if (!is_shared()) return mix_rows<uint16_t, W>(values + c, C, first, c);
+        constexpr int64_t stride = W * I::lanes;
+        for (int64_t i = seen.begin - first; i < seen.end - first; ++i)
+            for (int64_t w = 0; w < stride; w += I::lanes)
+                I::store(floats + i * stride + w, I::load_half(values + i * C + c + w));
+        mix_rows<float, W>(static_cast<const float*>(floats), stride, first, c);
+    }
+
+    void mix() const {
+        const Range all = reach(0, chunk.rows);
+        const int64_t C = chunk.head_size;
+        for (int64_t first = all.begin / kPageSize * kPageSize; first < all.end;
+             first += kPageSize) {
+            const auto* values = reinterpret_cast<const uint16_t*>(
+                chunk.pages[first / kPageSize] + chunk.values);
+            const Range seen = all.within(first, first + kPageSize);
+            int64_t c = 0;
+            // the last vectors may reach beyond a row: pages end with padding, and so do parts
+            for (; C - c > (kWide<I> - 1) * I::lanes; c += kWide<I> * I::lanes)
+                mix_channels<kWide<I>>(values, first, c, seen);
+            for (; c < C; c += I::lanes) mix_channels<1>(values, first, c, seen);
+        }
+    }
+};
+
+template <class I>
+void attend_chunk(const AttentionChunk& chunk) {
+    float* scores = chunk.room;
+    float* q = scores + chunk.rows * kChunkSize;
+    float* floats = q + chunk.rows * mix_width(chunk.head_size);
+    const ChunkRun<I> run{chunk, scores, q, floats};
+    run.place_queries();
+    run.score();
+    run.soften_rows();
+    run.mix();
+}
+
+template <class I>
+void merge_parts(const float* part, int64_t head_size, float* into) {
+    const int64_t width = mix_width(head_size);
+    if (part[width + 1] == 0.0f) return;
+    if (into[width + 1] == 0.0f) {
+        for (int64_t i = 0; i < width + 2; ++i) into[i] = part[i];
+        return;
+    }
+    const float a = into[width], b = part[width], most = a > b ? a : b;
+    const float old_by = exp_of<I>(a - most), new_by = exp_of<I>(b - most);
+    into[width] = most;
+    into[width + 1] = into[width + 1] * old_by + part[width + 1] * new_by;
+    const auto by = I::set(old_by), add_by = I::set(new_by);
+    for (int64_t i = 0; i < width; i += I::lanes) {
+        const auto old = I::mul(I::load_float(into + i), by);
+        I::store(into + i, I::fma(I::load_float(part + i), add_by, old));
+    }
+}
+
+template <class I>
+void finish_part(const float* part, float sink, int64_t head_size, float* y) {
+    const int64_t width = mix_width(head_size);
+    float sum = part[width + 1], by = 1.0f;
+    if (sink != kUnseen) {
+        const float most = part[width] > sink ? part[width] : sink;
+        by = exp_of<I>(part[width] - most);
+        sum = sum * by + exp_of<I>(sink - most);
+    }
+    by /= sum;
+    for (int64_t c = 0; c < head_size; ++c) y[c] = part[c] * by;
+}
+
+template <class I>
+void to_half(const float* x, int64_t n, uint16_t* y) {
+    const auto top = I::set(65504.0f), low = I::set(-65504.0f);
+    const auto each = [&](const float* from, uint16_t* to) {
+        // a NaN comes second, which is what these give
+        I::store_half(to, I::min(top, I::max(low, I::load_float(from))));
+    };
+    const int64_t whole = n / I::lanes * I::lanes;
+    for (int64_t i = 0; i < whole; i += I::lanes) each(x + i, y + i);
+    if (whole == n) return;
+    float rest[I::lanes] = {};
+    uint16_t half[I::lanes];
+    for (int64_t i = whole; i < n; ++i) rest[i - whole] = x[i];
+    each(rest, half);
+    for (int64_t i = whole; i < n; ++i) y[i] = half[i - whole];
+}
+
+template <class I>
+void rotate(const float* cos, const float* sin, int64_t half, float* x) {
+    for (int64_t i = 0; i < half; ++i) {
+        const float first = x[i], second = x[i + half];
+        x[i] = first * cos[i] - second * sin[i];
+        x[i + half] = second * cos[i] + first * sin[i];
+    }
+}
+
+template <class I>
+constexpr AttentionKernels make_attention() {
+    return {attend_chunk<I>, merge_parts<I>, finish_part<I>, to_half<I>, rotate<I>};
+}
+
+}  // namespace
+}  // namespace expertly
