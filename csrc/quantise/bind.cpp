@@ -72,8 +72,8 @@ std::vector<std::string> block_formats() {
 }  // namespace
 
 void bind_quantise(nb::module_& module) {
-    module.def("quantise", &quantise_rows, nb::arg("format"), nb::arg("w"),
-               nb::arg("importance").none(), nb::arg("threads"));
+    module.def("quantise", &quantise_rows, nb::arg("format"), nb::arg("w").noconvert(),
+               nb::arg("importance").noconvert().none(), nb::arg("threads"));
     module.def("block_formats", &block_formats);
 }
 

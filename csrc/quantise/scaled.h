@@ -71,6 +71,14 @@ float extreme_of(const Group<N>& group) {
     return -group.least > group.most ? group.least : group.most;
 }
 
+// the extreme weight taken for the lowest value, or for the end of its sign in an even book
+template <int N, class Book>
+float plain_scale(const Group<N>& group, const Book& book) {
+    const float extreme = extreme_of(group);
+    const bool is_high = extreme > 0 && book.lowest == -book.highest;
+    return extreme / (is_high ? book.highest : book.lowest);
+}
+
 // the extreme weight taken for values about both ends of the book, each refitted; then rounding
 // and refitting in turn until that gains nothing
 template <int N, class Book>
@@ -79,7 +87,7 @@ Scale fit_scale(const Group<N>& group, const Book& book) {
     const float extreme = extreme_of(group);
     float q[N];
     if (extreme == 0) return {0, 0};
-    Scale best{extreme / book.lowest, 0};
+    Scale best{plain_scale(group, book), 0};
     best.error = rounding_error(group, best.scale, book);
     const auto attempt = [&](float scale) {
         round_scaled(group, scale, book, q);

@@ -57,7 +57,7 @@ protected:
 // the plain scale, the fitted one or 0, whichever costs least as it is stored
 template <class Book>
 float stored_scale(const Group<kSize>& group, const Book& book, const Stored& stored) {
-    float best = stored(extreme_of(group) / book.lowest);
+    float best = stored(plain_scale(group, book));
     float least = rounding_error(group, best, book);
     for (const float scale : {stored(fit_scale(group, book).scale), 0.0f}) {
         const float error = rounding_error(group, scale, book);
@@ -107,21 +107,21 @@ protected:
         const Affine fitted = as_stored(group, fit_affine(group, top_, kNone), stored);
         if (fitted.error < best.error) best = fitted;
         put_half(out, stored.half(best.scale));
-        put_half(out + 2, stored.half(group.base - best.min));
+        put_half(out + 2, stored.half(-best.min));
         float q[kSize];
-        round_affine(group, best.scale, best.min, top_, q);
+        round_affine(group, best.scale, best.min + group.base, top_, q);
         uint8_t codes[kSize];
         for (int i = 0; i < kSize; ++i) codes[i] = static_cast<uint8_t>(q[i]);
         put_codes(format_, codes, out + 4);
     }
 
 private:
+    // with a minimum that counts from 0
     Affine as_stored(const Group<kSize>& group, const Affine& from, const Stored& stored) const {
-        const float scale = stored(from.scale);
-        const float min = group.base - stored(group.base - from.min);
+        const float scale = stored(from.scale), min = -stored(group.base - from.min);
         float q[kSize];
-        round_affine(group, scale, min, top_, q);
-        return {scale, min, error_of(group, q, scale, min)};
+        round_affine(group, scale, min + group.base, top_, q);
+        return {scale, min, error_of(group, q, scale, min + group.base)};
     }
 
     int top_;
