@@ -25,6 +25,8 @@ def dequantise(block: Block, raw_bytes: Bytes | bytes, shape: Sequence[int]) -> 
     """The float32 weights, of `shape` (rows last), in a tensor's bytes as files hold them."""
     raw = np.frombuffer(raw_bytes, np.uint8)
     assert len(raw) == block.num_bytes_of(shape), (block.name, len(raw), tuple(shape))
+    if 0 in shape:
+        return np.zeros(tuple(shape), np.float32)
     columns = shape[-1] if shape else 1
     row_blocks = -(-columns // block.size)
     # scales may be infinite or no number: then so are the weights

@@ -6,7 +6,7 @@ size before it is used. Layout: the GGUF specification.
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +23,7 @@ DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 # more than any model has; they bound what names and tables of a small file can take
 MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 16
+MAX_TENSORS = 1 << 15
 
 _VERSIONS = (2, 3)
 
@@ -74,10 +74,11 @@ def read(path: Path) -> Gguf:
     if count == 1:
         return first
     files = gguf_splits.files_of(path, count)
-    return _joined(path, [first if file == path else _read_one(file) for file in files])
+    return joined(path, [first if file == path else _read_one(file) for file in files])
 
 
-def _joined(path: Path, parts: list[Gguf]) -> Gguf:
+def joined(path: Path, parts: Sequence[Gguf]) -> Gguf:
+    """Split files as one; CheckpointError unless they are one set, whole and in order."""
     tensors: dict[str, GgufTensor] = {}
     for index, part in enumerate(parts):
         gguf_splits.check_part(part.path, part.metadata, index, len(parts))
