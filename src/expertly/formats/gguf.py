@@ -192,7 +192,7 @@ def _metadata(cursor: Cursor, num_keys: int) -> tuple[Metadata, int]:
         values[key] = value = walk.value(kind, key)
         if key == ALIGNMENT_KEY:
             alignment = _alignment(cursor, kind, value)
-    return Metadata(bytes(cursor.data[: cursor.position]), values), alignment
+    return Metadata(bytes(memoryview(cursor.data)[: cursor.position]), values), alignment
 
 
 def _alignment(cursor: Cursor, kind: int, value: Value | Span) -> int:
