@@ -20,6 +20,13 @@ constexpr int kQueryRows = I::lanes == 16 ? 8 : 4;
 template <class I>
 constexpr int kWide = I::lanes == 4 ? 4 : 2;
 
+// loops over registers: without it gcc keeps these in memory as well
+#ifdef __clang__
+#define I_UNROLL _Pragma("unroll")
+#else
+#define I_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 template <class I>
 I_INLINE typename I::Floats load_as(const float* p) {
     return I::load_float(p);
@@ -36,57 +43,78 @@ I_INLINE float exp_of(float x) {
     return at[0];
 }
 
-// scores [N][kChunkSize] of kWide vectors of keys; q as [head_size][N]
+// float16 comes from memory, in pieces too short for the processor to foresee the next ones;
+// float32 is in the cache already
+I_INLINE void prefetch(const uint16_t* p) { __builtin_prefetch(p, 0, 2); }
+I_INLINE void prefetch(const float*) {}
+
+// scores [N][kChunkSize] of kWide vectors of keys; q as [head_size][N]; `ahead`: keys of later
 template <class I, class T, int N>
-void score_tile(const T* keys, const float* q, int64_t head_size, float* scores) {
+void score_tile(const T* keys, const T* ahead, const float* q, int64_t head_size, float* scores) {
     typename I::Floats acc[N][kWide<I>];
+    I_UNROLL
     for (int n = 0; n < N; ++n)
+        I_UNROLL
         for (int v = 0; v < kWide<I>; ++v) acc[n][v] = I::zero_float();
     for (int64_t c = 0; c < head_size; ++c) {
+        prefetch(ahead + c * kWide<I> * I::lanes);
         typename I::Floats k[kWide<I>];
+        I_UNROLL
         for (int v = 0; v < kWide<I>; ++v) {
             const int at = v * I::lanes;
             k[v] = load_as<I>(keys + at / kKeyBlock * kKeyBlock * head_size + at % kKeyBlock);
         }
+        I_UNROLL
         for (int n = 0; n < N; ++n) {
             const auto by = I::broadcast(q + n);
+            I_UNROLL
             for (int v = 0; v < kWide<I>; ++v) acc[n][v] = I::fma(k[v], by, acc[n][v]);
         }
         keys += kKeyBlock;
         q += N;
     }
+    I_UNROLL
     for (int n = 0; n < N; ++n)
+        I_UNROLL
         for (int v = 0; v < kWide<I>; ++v)
             I::store(scores + n * kChunkSize + v * I::lanes, acc[n][v]);
 }
 
 // parts [N] += shares [N][kChunkSize] times values of `count` positions, W vectors of channels
 template <class I, class T, int N, int W>
-void value_tile(const T* values, int64_t stride, const float* shares, int64_t count, float* parts,
-                int64_t part_stride) {
+void value_tile(const T* values, const T* ahead, int64_t stride, const float* shares, int64_t count,
+                float* parts, int64_t part_stride) {
     typename I::Floats acc[N][W];
+    I_UNROLL
     for (int n = 0; n < N; ++n)
+        I_UNROLL
         for (int w = 0; w < W; ++w)
             acc[n][w] = I::load_float(parts + n * part_stride + w * I::lanes);
     for (int64_t i = 0; i < count; ++i) {
+        prefetch(ahead + i * stride);
         typename I::Floats v[W];
+        I_UNROLL
         for (int w = 0; w < W; ++w) v[w] = load_as<I>(values + w * I::lanes);
+        I_UNROLL
         for (int n = 0; n < N; ++n) {
             const auto by = I::broadcast(shares + n * kChunkSize);
+            I_UNROLL
             for (int w = 0; w < W; ++w) acc[n][w] = I::fma(v[w], by, acc[n][w]);
         }
         values += stride;
         ++shares;
     }
+    I_UNROLL
     for (int n = 0; n < N; ++n)
+        I_UNROLL
         for (int w = 0; w < W; ++w)
             I::store(parts + n * part_stride + w * I::lanes, acc[n][w]);
 }
 
 template <class T>
-using ScoreTile = void (*)(const T*, const float*, int64_t, float*);
+using ScoreTile = void (*)(const T*, const T*, const float*, int64_t, float*);
 template <class T>
-using ValueTile = void (*)(const T*, int64_t, const float*, int64_t, float*, int64_t);
+using ValueTile = void (*)(const T*, const T*, int64_t, const float*, int64_t, float*, int64_t);
 
 // entry n - 1 of a table is for n rows
 template <class I, class T>
@@ -142,11 +170,23 @@ struct Range {
     }
 };
 
+// some channels of the values of a page
+template <class T>
+struct Values {
+    const T* from;
+    const T* ahead;  // the same of a later page
+    int64_t stride;
+    int64_t first;  // position in the chunk
+    int64_t channel;
+};
+
 // one chunk: its rows in blocks of kQueryRows, the last one perhaps smaller
 template <class I>
 struct ChunkRun {
     static constexpr int block = kQueryRows<I>;
     static constexpr int keys_at_once = kWide<I> * I::lanes;
+    static constexpr int kLineHalves = 32;
+    static_assert(keys_at_once % kKeyBlock == 0 && kPageSize % keys_at_once == 0, "whole blocks");
     using Counts = std::make_integer_sequence<int, block>;
 
     const AttentionChunk& chunk;
@@ -179,6 +219,13 @@ struct ChunkRun {
         return both;
     }
 
+    const uint16_t* keys_of(int64_t page) const {
+        return reinterpret_cast<const uint16_t*>(chunk.pages[page]);
+    }
+    const uint16_t* values_of(int64_t page) const {
+        return reinterpret_cast<const uint16_t*>(chunk.pages[page] + chunk.values);
+    }
+
     void place_queries() const {
         const int64_t C = chunk.head_size;
         for (int64_t row = 0; row < chunk.rows; row += block) {
@@ -190,13 +237,21 @@ struct ChunkRun {
     }
 
     template <class T>
-    void score_keys(const T* keys, int64_t first) const {
+    void score_keys(const T* keys, const T* ahead, int64_t first) const {
         const int64_t C = chunk.head_size;
         for (int64_t row = 0; row < chunk.rows; row += block) {
             const int64_t n = size(row);
             if (reach(row, n).within(first, first + keys_at_once).is_empty()) continue;
             const auto tile = Tiles<I, T>::score(n, Counts());
-            tile(keys, q + row * C, C, scores + row * kChunkSize + first);
+            tile(keys, ahead, q + row * C, C, scores + row * kChunkSize + first);
+        }
+    }
+
+    // n (whole vectors) float16 to float32
+    static void widen(const uint16_t* from, const uint16_t* ahead, int64_t n, float* to) {
+        for (int64_t i = 0; i < n; i += I::lanes) {
+            if (i % kLineHalves == 0) prefetch(ahead + i);
+            I::store(to + i, I::load_half(from + i));
         }
     }
 
@@ -205,17 +260,16 @@ struct ChunkRun {
         const int64_t C = chunk.head_size;
         for (int64_t first = all.begin / keys_at_once * keys_at_once; first < all.end;
              first += keys_at_once) {
-            const int64_t block_at = first % kPageSize / kKeyBlock * kKeyBlock * C;
-            const auto* keys =
-                reinterpret_cast<const uint16_t*>(chunk.pages[first / kPageSize]) + block_at;
-            if (!is_shared()) {
-                score_keys(keys, first);
-                continue;
+            const int64_t page = first / kPageSize, at = first % kPageSize * C;
+            const bool is_last = (page + 1) * kPageSize >= all.end;
+            const uint16_t* keys = keys_of(page) + at;
+            const uint16_t* next = is_last ? values_of(all.begin / kPageSize) : keys_of(page + 1);
+            if (is_shared()) {
+                widen(keys, next + at, keys_at_once * C, floats);
+                score_keys<float>(floats, floats, first);
+            } else {
+                score_keys(keys, next + at, first);
             }
-            const int64_t count = (keys_at_once + kKeyBlock - 1) / kKeyBlock * kKeyBlock * C;
-            for (int64_t i = 0; i < count; i += I::lanes)
-                I::store(floats + i, I::load_half(keys + i));
-            score_keys(static_cast<const float*>(floats), first);
         }
     }
 
@@ -231,64 +285,62 @@ struct ChunkRun {
         }
     }
 
-    // rows [row, row + n) take positions `seen` of a page that begins at `first`
+    // rows [row, row + n) take positions `seen` of a page
     template <class T, int W>
-    void mix_tile(const T* values, int64_t stride, int64_t first, int64_t c, int64_t row,
-                  int64_t n, Range seen) const {
-        seen = seen.within(first, first + kPageSize);
+    void mix_tile(const Values<T>& v, int64_t row, int64_t n, Range seen) const {
+        seen = seen.within(v.first, v.first + kPageSize);
         if (seen.is_empty()) return;
         const auto tile = Tiles<I, T>::template value<W>(n, Counts());
-        const int64_t width = part_width(chunk.head_size);
-        tile(values + (seen.begin - first) * stride, stride,
-             scores + row * kChunkSize + seen.begin, seen.end - seen.begin,
-             chunk.parts + row * width + c, width);
+        const int64_t width = part_width(chunk.head_size), at = (seen.begin - v.first) * v.stride;
+        tile(v.from + at, v.ahead + at, v.stride, scores + row * kChunkSize + seen.begin,
+             seen.end - seen.begin, chunk.parts + row * width + v.channel, width);
     }
 
     // what all rows of a block see goes together; before and after it each goes alone
     template <class T, int W>
-    void mix_rows(const T* values, int64_t stride, int64_t first, int64_t c) const {
+    void mix_rows(const Values<T>& v) const {
         for (int64_t row = 0; row < chunk.rows; row += block) {
             const int64_t n = size(row);
             const Range both = common(row, n);
             const auto each = [&](int64_t from, int64_t to) {
                 for (int64_t r = row; r < row + n; ++r)
-                    mix_tile<T, W>(values, stride, first, c, r, 1, range(r).within(from, to));
+                    mix_tile<T, W>(v, r, 1, range(r).within(from, to));
             };
             if (both.is_empty()) {
                 each(0, kChunkSize);
                 continue;
             }
             each(0, both.begin);
-            mix_tile<T, W>(values, stride, first, c, row, n, both);
+            mix_tile<T, W>(v, row, n, both);
             each(both.end, kChunkSize);
         }
     }
 
-    // W vectors of channels from channel c on
+    // W vectors of channels from channel c on, of the positions seen in a page
     template <int W>
-    void mix_channels(const uint16_t* values, int64_t first, int64_t c, Range seen) const {
-        const int64_t C = chunk.head_size;
-        if (!is_shared()) return mix_rows<uint16_t, W>(values + c, C, first, c);
+    void mix_channels(const uint16_t* values, const uint16_t* ahead, int64_t c, Range seen) const {
+        const int64_t C = chunk.head_size, first = seen.begin / kPageSize * kPageSize;
+        if (!is_shared())
+            return mix_rows<uint16_t, W>({values + c, ahead + c, C, first, c});
         constexpr int64_t stride = W * I::lanes;
         for (int64_t i = seen.begin - first; i < seen.end - first; ++i)
-            for (int64_t w = 0; w < stride; w += I::lanes)
-                I::store(floats + i * stride + w, I::load_half(values + i * C + c + w));
-        mix_rows<float, W>(static_cast<const float*>(floats), stride, first, c);
+            widen(values + i * C + c, ahead + i * C + c, stride, floats + i * stride);
+        mix_rows<float, W>({floats, floats, stride, first, c});
     }
 
     void mix() const {
         const Range all = reach(0, chunk.rows);
         const int64_t C = chunk.head_size;
-        for (int64_t first = all.begin / kPageSize * kPageSize; first < all.end;
-             first += kPageSize) {
-            const auto* values = reinterpret_cast<const uint16_t*>(
-                chunk.pages[first / kPageSize] + chunk.values);
-            const Range seen = all.within(first, first + kPageSize);
+        for (int64_t page = all.begin / kPageSize; page * kPageSize < all.end; ++page) {
+            const bool is_last = (page + 1) * kPageSize >= all.end;
+            const uint16_t* values = values_of(page);
+            const uint16_t* ahead = is_last ? values : values_of(page + 1);
+            const Range seen = all.within(page * kPageSize, (page + 1) * kPageSize);
             int64_t c = 0;
             // the last vectors may reach beyond a row: pages end with padding, and so do parts
             for (; C - c > (kWide<I> - 1) * I::lanes; c += kWide<I> * I::lanes)
-                mix_channels<kWide<I>>(values, first, c, seen);
-            for (; c < C; c += I::lanes) mix_channels<1>(values, first, c, seen);
+                mix_channels<kWide<I>>(values, ahead, c, seen);
+            for (; c < C; c += I::lanes) mix_channels<1>(values, ahead, c, seen);
         }
     }
 };
