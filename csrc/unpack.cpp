@@ -17,6 +17,9 @@ float float_at(const uint8_t* p, int row) {
     return value;
 }
 
+// added to a zero it leaves the zero's sign
+constexpr float kNoMin = -0.0f;
+
 struct ScaleMin {
     float scale, min;  // weight = scale * code + min
 };
@@ -28,17 +31,18 @@ ScaleMin scale_min(const Layout& layout, Scales scales, const uint8_t* tile, int
     const uint8_t* wide = tile + g / 8 * 64;
     const uint8_t byte = here[half * 16 + row];
     switch (scales) {
-        case Scales::half: return {float_of_half(half_at(here, row)), 0};
+        case Scales::half: return {float_of_half(half_at(here, row)), kNoMin};
         case Scales::half_min:
             return {float_of_half(half_at(here, row)), float_of_half(half_at(here + 32, row))};
-        case Scales::exponent: return {half_of_exponent(here[row]), 0};
+        case Scales::exponent: return {half_of_exponent(here[row]), kNoMin};
         case Scales::bytes_min:
             return {float_of_half(half_at(wide, row)) * here[row],
                     -(float_of_half(half_at(wide + 32, row)) * here[16 + row])};
         case Scales::row_min:
             return {float_at(tile, row) * here[row], -(float_at(tile + 64, row) * here[16 + row])};
         case Scales::half_groups:
-            return {float_of_half(half_at(tile + g / 8 * 32, row)) * static_cast<int8_t>(byte), 0};
+            return {float_of_half(half_at(tile + g / 8 * 32, row)) * static_cast<int8_t>(byte),
+                    kNoMin};
         case Scales::half_groups_min:
             return {float_of_half(half_at(wide, row)) * (byte & 15),
                     -(float_of_half(half_at(wide + 32, row)) * (byte >> 4))};

@@ -10,5 +10,6 @@ void bind_runtime(nanobind::module_& module);
 void bind_probe(nanobind::module_& module);
 void bind_quantise(nanobind::module_& module);
 void bind_attention(nanobind::module_& module);
+void bind_rows(nanobind::module_& module);
 
 }  // namespace expertly

@@ -6,4 +6,5 @@ NB_MODULE(_native, module) {
     expertly::bind_probe(module);
     expertly::bind_quantise(module);
     expertly::bind_attention(module);
+    expertly::bind_rows(module);
 }

@@ -6,21 +6,33 @@
 namespace expertly {
 namespace {
 
-template <class I>
-I_INLINE float largest_magnitude(const float* x) {
-    auto most = I::zero_float();
-    for (int i = 0; i < kGroup; i += I::lanes) most = I::max(I::abs(I::load_float(x + i)), most);
-    float at[I::lanes];
-    I::store(at, most);
-    float largest = 0.0f;
-    for (int i = 0; i < I::lanes; ++i) largest = at[i] > largest ? at[i] : largest;
-    return largest;
+// the bits of the largest magnitude, which order floats, infinity and NaN
+I_INLINE int32_t largest_bits(const float* x) {
+    int32_t most = 0;
+    for (int i = 0; i < kGroup; ++i) {
+        int32_t bits;
+        __builtin_memcpy(&bits, x + i, 4);
+        bits &= 0x7FFFFFFF;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+// a group with an infinity or NaN makes every result of its row NaN
+inline void spoil_group(GroupPlaces to) {
+    const float nan = __builtin_nanf("");
+    for (int i = 0; i < kGroup; ++i) to.q[i] = 0;
+    *to.minus = to.minus_half[0] = to.minus_half[1] = 0;
+    *to.scale = *to.sum = to.sum_half[0] = to.sum_half[1] = nan;
 }
 
 // q = x * (127 / largest) rounded to nearest even, scale = largest / 127, a group of 32 by itself
 template <class I>
 I_INLINE void quantise_group(const float* x, GroupPlaces to) {
-    const float largest = largest_magnitude<I>(x);
+    const int32_t bits = largest_bits(x);
+    if (bits >= 0x7F800000) return spoil_group(to);
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
     const float d = largest / 127.0f;
     // below that the quotient overflows; such a group is zero to float32 anyway
     const float inverse = largest > 1e-35f ? 127.0f / largest : 0.0f;

@@ -70,8 +70,9 @@ void silu_glu(const float* gate, const float* up, const GluRule& rule, int64_t n
     const auto one = I::set(1.0f), minus_alpha = I::set(-rule.alpha), shift = I::set(rule.shift);
     const auto limit = I::set(rule.limit), low = I::set(-rule.limit);
     const auto each = [&](const float* g, const float* u, float* to) {
-        const auto gated = I::min(I::load_float(g), limit);
-        const auto lifted = I::max(I::min(I::load_float(u), limit), low);
+        // a NaN comes second, which is what these give
+        const auto gated = I::min(limit, I::load_float(g));
+        const auto lifted = I::max(low, I::min(limit, I::load_float(u)));
         const auto share = I::div(gated, I::add(one, exp<I>(I::mul(gated, minus_alpha))));
         I::store(to, I::mul(share, I::add(lifted, shift)));
     };

@@ -12,7 +12,7 @@ float act(GluRule::Act kind, float g) {
         case GluRule::gelu: return 0.5f * g * (1.0f + std::erf(g * 0.70710678f));
         case GluRule::gelu_tanh:
             return 0.5f * g * (1.0f + std::tanh(0.79788456f * (g + 0.044715f * g * g * g)));
-        default: return g > 0.0f ? g : 0.0f;
+        default: return g < 0.0f ? 0.0f : g;  // NaN stays
     }
 }
 
