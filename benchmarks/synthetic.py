@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+
 from expertly.formats.blocks import BLOCKS, Block
 from expertly.formats.gguf_writer import write
 

@@ -1,12 +1,10 @@
 // The paged cache from Python, and attention over it piece by piece (a whole pass is a Step).
 #include "../ops/attention.h"
 
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 #include "../ops/heads.h"
 #include "arrays.h"
@@ -16,8 +14,6 @@ namespace expertly {
 
 namespace {
 
-using Numbers = Array<const int32_t, nb::ndim<1>>;
-using Table = Array<const int32_t, nb::ndim<2>>;
 using Writable = Array<float, nb::ndim<1>>;
 using WritableRows = Array<float, nb::ndim<2>>;
 
@@ -72,7 +68,7 @@ void check_places(const PagePool& pool, const Numbers& sequence, const Numbers& 
 }
 
 AttentionShape shape_of(const CacheShape& cache, const Rows& q, int window,
-                        const std::optional<Vector>& sinks, std::optional<float> scale) {
+                        const MaybeVector& sinks, std::optional<float> scale) {
     const int C = cache.head_size, heads = static_cast<int>(q.shape(1)) / C;
     require(heads > 0 && heads % cache.groups == 0 &&
                 static_cast<size_t>(heads) * static_cast<size_t>(C) == q.shape(1),
@@ -87,7 +83,7 @@ AttentionShape shape_of(const CacheShape& cache, const Rows& q, int window,
 
 void attend_rows(Runtime& runtime, const PagePool& pool, int64_t layer, const Rows& q,
                  const Numbers& sequence, const Numbers& position, const Table& pages,
-                 const WritableRows& y, int window, const std::optional<Vector>& sinks,
+                 const WritableRows& y, int window, const MaybeVector& sinks,
                  std::optional<float> scale) {
     check_layer(pool, layer);
     const AttentionShape shape = shape_of(pool.shape(layer), q, window, sinks, scale);
@@ -113,14 +109,9 @@ void turn_cached_keys(PagePool& pool, int64_t layer, const Numbers& pages, const
     turn_keys(pool, layer, pages.data(), static_cast<int64_t>(count), cos.data(), sin.data());
 }
 
-std::vector<float> copy(const std::optional<Vector>& v) {
-    if (!v) return {};
-    return {v->data(), v->data() + v->size()};
-}
-
 void turn_token(Runtime& runtime, const Writable& q, const Writable& k, const Writable& v,
                 const Vector& cos, const Vector& sin, float clip, float eps, bool is_head_norm,
-                const std::optional<Vector>& q_norm, const std::optional<Vector>& k_norm) {
+                const MaybeVector& q_norm, const MaybeVector& k_norm) {
     const size_t C = 2 * cos.size();
     require(C > 0 && sin.size() == cos.size() && q.size() % C == 0 && k.size() % C == 0 &&
                 v.size() == k.size(),

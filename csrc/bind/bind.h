@@ -11,5 +11,7 @@ void bind_probe(nanobind::module_& module);
 void bind_quantise(nanobind::module_& module);
 void bind_attention(nanobind::module_& module);
 void bind_rows(nanobind::module_& module);
+void bind_layer(nanobind::module_& module);
+void bind_step(nanobind::module_& module);
 
 }  // namespace expertly

@@ -7,4 +7,6 @@ NB_MODULE(_native, module) {
     expertly::bind_quantise(module);
     expertly::bind_attention(module);
     expertly::bind_rows(module);
+    expertly::bind_layer(module);
+    expertly::bind_step(module);
 }

@@ -1,9 +1,7 @@
 // Single kernels on arrays of the caller's, for tests: every array may end where memory does.
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
 #include <vector>
 
 #include "../ops/glu.h"
@@ -19,7 +17,6 @@ namespace {
 
 using Out = Array<float, nb::ndim<1>>;
 using OutRows = Array<float, nb::ndim<2>>;
-using Tokens = Array<const int32_t, nb::ndim<1>>;
 // activations in the form that a format wants: [x], [bf16] or the six parts of groups, each of
 // bytes, in the order of `Activations`
 using Parts = std::vector<Array<uint8_t, nb::ndim<1>>>;
@@ -62,7 +59,7 @@ Activations activations_of(Format format, int64_t columns, int64_t rows, const P
 
 // one tile times rows of `tokens`, or of y's number of rows
 void tile(const Runtime& runtime, const std::string& name, int64_t columns, const Bytes& data,
-          int64_t rows, const Parts& parts, const std::optional<Tokens>& tokens, OutRows& y) {
+          int64_t rows, const Parts& parts, const std::optional<Numbers>& tokens, OutRows& y) {
     const Format format = format_of(name);
     const Layout layout = layout_of(format, kTileRows, columns);
     require(data.size() == static_cast<size_t>(layout.tile_bytes), "bytes are no tile");
@@ -94,19 +91,12 @@ float dot(const Runtime& runtime, const Vector& a, const Vector& b) {
 }
 
 void normalise_row(const Runtime& runtime, const Vector& x, const Vector& weight,
-                   const std::optional<Vector>& bias, bool is_rms, float eps, const Out& y) {
+                   const MaybeVector& bias, bool is_rms, float eps, const Out& y) {
     require(x.size() == weight.size() && x.size() == y.size(), "vectors of two sizes");
     require(!bias || bias->size() == x.size(), "vectors of two sizes");
     Norm norm{is_rms, eps, {weight.data(), weight.data() + weight.size()}, {}};
     if (bias) norm.bias.assign(bias->data(), bias->data() + bias->size());
     normalise(runtime.kernels, norm, x.data(), y.data());
-}
-
-GluRule::Act act_of(const std::string& name) {
-    const char* const names[] = {"silu", "gelu", "gelu_tanh", "relu"};
-    for (int i = 0; i < 4; ++i)
-        if (name == names[i]) return static_cast<GluRule::Act>(i);
-    throw std::invalid_argument("no activation " + name);
 }
 
 void glu_row(const Runtime& runtime, const Vector& gate, const Vector& up, const std::string& act,

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from expertly.formats import gguf
-from expertly.formats.dequantise import dequantise
 
 from benchmarks.synthetic import SHAPES, Shape, metadata, tensors, write_random
+from expertly.formats import gguf
+from expertly.formats.dequantise import dequantise
 
 SMALL = Shape(
     arch="qwen3moe",

@@ -2,7 +2,6 @@
 loads. Nothing else comes out."""
 
 import contextlib
-import importlib
 import json
 import os
 import random
@@ -13,11 +12,9 @@ import torch
 from safetensors.torch import save_file
 from tiny_checkpoints import EMBEDDING, HEAD, header_of, write_header, write_tiny
 
-from expertly.checkpoint import load
+from expertly.checkpoint import finding, load
 from expertly.checkpoint.shards import Entry, Reader, find, reader
 from expertly.errors import CheckpointError
-
-loading = importlib.import_module("expertly.checkpoint.loading")
 
 
 @pytest.fixture
@@ -184,7 +181,7 @@ def test_a_shard_that_shrinks_after_its_header_was_read_is_named(
         shard.write_bytes(shard.read_bytes()[:-4])
         return entries
 
-    monkeypatch.setattr(loading, "find", find_and_cut)
+    monkeypatch.setattr(finding, "find", find_and_cut)
     error = refused(folder)
     assert last in error.message and "changed while it was read" in error.message
 
@@ -197,17 +194,18 @@ def test_a_shard_that_vanishes_after_its_header_was_read_is_named(
         shard.unlink()
         return entries
 
-    monkeypatch.setattr(loading, "find", find_and_remove)
+    monkeypatch.setattr(finding, "find", find_and_remove)
     assert "cannot be read" in refused(folder).message
 
 
 def test_no_file_stays_open_after_a_refusal(folder: Path, shard: Path) -> None:
     entries = find(folder)
     shard.write_bytes(shard.read_bytes()[:-4])
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(CheckpointError), reader() as source:
         for name, entry in entries.items():
             source.read(name, entry)
-    assert source._fd == -1
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_reader_reads_tensors_of_two_files_by_turns(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ class Script:
         self.reply = reply
         self.widths: list[int] = []
 
+    def new_cache(self, batch_size: int = 1) -> Cache:
+        return Cache(self.config, batch_size)
+
     def __call__(
         self, ids_BS, mask_BS=None, *, cache: Cache, logits: str, routings: bool
     ) -> Output:

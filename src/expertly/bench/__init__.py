@@ -1,6 +1,6 @@
 """Speed beside what limits it: engines and limits measured in turn, in one run."""
 
-from expertly.bench.contender import Model, Ours
+from expertly.bench.contender import Ours, Timed
 from expertly.bench.limits import Probe
 from expertly.bench.measuring import Bench, Row, measure
 from expertly.bench.peer import Peer
@@ -9,11 +9,11 @@ from expertly.bench.work import Work, plan
 
 __all__ = [
     "Bench",
-    "Model",
     "Ours",
     "Peer",
     "Probe",
     "Row",
+    "Timed",
     "Work",
     "header",
     "line",

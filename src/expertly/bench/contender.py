@@ -1,16 +1,14 @@
 """Who is measured: whatever can take prompts into a cache and be timed; ours is one of them."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from expertly import _native
 from expertly.bench.work import Work
-from expertly.config import ModelConfig
-from expertly.mixture import Routing
+from expertly.model import Model
 
 _PROMPT_CHUNK = 512
 
@@ -27,42 +25,21 @@ class Contender(Protocol):
         ...
 
 
-class Cache(Protocol):
-    def truncate(self, length: int) -> None: ...
+class Timed(Model, Protocol):
+    """A native model; bytes as `NativeDecoder` counts them."""
 
-
-class Output(Protocol):
-    @property
-    def routings(self) -> Sequence[Routing] | None: ...
-
-
-class Model(Protocol):
-    """A native model as the benchmark sees it; bytes as NativeDecoder counts them."""
-
-    config: ModelConfig
     runtime: _native.Runtime
     dense_bytes: int
     expert_bytes: list[int]
-
-    def new_cache(self, batch_size: int = 1) -> Cache: ...
-    def __call__(
-        self,
-        ids_BS: Tensor,
-        mask_BS: Tensor | None = None,
-        *,
-        cache: Cache | None = None,
-        logits: Literal["all", "last"] = "all",
-        routings: bool = False,
-    ) -> Output: ...
 
 
 class Ours:
     name = "expertly"
 
-    def __init__(self, model: Model, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, model: Timed, clock: Callable[[], float] = time.perf_counter) -> None:
         self._model = model
         self._clock = clock
-        self._cache: Cache | None = None
+        self._cache: Any = None
 
     def prepare(self, work: Work) -> None:
         # the old one's memory first

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from expertly.bench import costs
-from expertly.bench.contender import Contender, Model, Ours
+from expertly.bench.contender import Contender, Ours, Timed
 from expertly.bench.limits import Limit
 from expertly.bench.work import Phase, Work
 
@@ -56,7 +56,7 @@ class Row:
 class Bench:
     """Everything that one run of the benchmark needs."""
 
-    model: Model
+    model: Timed
     probe: Rates
     peer: Contender | None = None
     pairs: int = 5

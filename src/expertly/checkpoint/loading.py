@@ -1,58 +1,79 @@
 """A checkpoint's tensors into a model: each read once, into its place, strict both ways."""
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
+from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.locating import locate
-from expertly.checkpoint.shards import Entry, Reader, find, read_json, reader
+from expertly.checkpoint.native_loading import load_folder
+from expertly.checkpoint.shards import Entry, Reader, read_json, reader
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError, InputError
 from expertly.families import read_config, stored_tensors
 from expertly.families.naming import Part, Stored
-from expertly.model import Decoder
+from expertly.machine import usable_cores
+from expertly.model import Decoder, NativeDecoder
 from expertly.text import Tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_LISTED = 5
+_NATIVE = ("native", "int8", "int4")
+
+TorchDtype = Literal["float32", "bfloat16"]
+NativeDtype = Literal["native", "int8", "int4"]
 
 
-def load(model: str | Path, dtype: str = "float32") -> Decoder:
+@overload
+def load(
+    model: str | Path,
+    dtype: TorchDtype = "float32",
+    *,
+    threads: int | None = None,
+    kernels: str = "",
+) -> Decoder: ...
+@overload
+def load(
+    model: str | Path, dtype: NativeDtype, *, threads: int | None = None, kernels: str = ""
+) -> NativeDecoder: ...
+def load(
+    model: str | Path, dtype: str = "float32", *, threads: int | None = None, kernels: str = ""
+) -> Decoder | NativeDecoder:
     """The model in a folder or of a hub id, ready to run; its tokenizer too, if it has one.
+
+    float32 and bfloat16 are computed by torch, and can be trained and saved. "native" (weights as
+    they are stored), "int8" and "int4" (quantised as they are read) run on our own kernels, with
+    `threads` (all usable cores unless given) and the instruction set `kernels` (the best that the
+    processor has unless given).
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {', '.join(_DTYPES)}")
+    if dtype not in _DTYPES and dtype not in _NATIVE:
+        known = ", ".join((*_DTYPES, *_NATIVE))
+        raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {known}")
     folder = locate(model)
     config = read_config(read_json(folder / "config.json"))
+    tokenizer = Tokenizer.open(folder) if (folder / "tokenizer.json").exists() else None
+    decoder: Decoder | NativeDecoder
+    if dtype in _DTYPES:
+        decoder = _torch_decoder(config, folder, _DTYPES[dtype])
+    else:
+        threads = threads or usable_cores()
+        decoder = NativeDecoder(
+            config, load_folder(config, folder, dtype, threads), threads, kernels
+        )
+    decoder.tokenizer = tokenizer
+    return decoder
+
+
+def _torch_decoder(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Decoder:
     # before any memory is taken: a config of another model may ask for terabytes
     entries = find_all(config, folder)
-    decoder = Decoder(config, dtype=_DTYPES[dtype])
+    decoder = Decoder(config, dtype=dtype)
     fill(decoder, entries)
-    if (folder / "tokenizer.json").exists():
-        decoder.tokenizer = Tokenizer.open(folder)
     return decoder.eval()
-
-
-def find_all(config: ModelConfig, folder: Path) -> dict[str, Entry]:
-    """Where the tensors of `config` lie in the folder's files. Raises CheckpointError unless they
-    are all there, of the shapes that `config` asks for, and nothing is left over."""
-    entries = find(folder)
-    stored = list(stored_tensors(config))
-    _check_names(stored, entries, config, folder)
-    for tensor in stored:
-        entry = entries[tensor.name]
-        if entry.shape != tensor.shape:
-            raise CheckpointError(
-                f"tensor {tensor.name} in {entry.file.name} has shape {entry.shape}, "
-                f"the config asks for {tensor.shape}",
-                hint="config.json and weights belong to different models; download both again",
-            )
-    return entries
 
 
 def fill(decoder: Decoder, entries: dict[str, Entry]) -> None:
@@ -83,42 +104,6 @@ def target_of(part: Part, parameters: dict[str, torch.nn.Parameter]) -> Tensor:
     """The parameter, or the one expert of its stack, that `part` fills."""
     parameter = parameters[part.parameter]
     return parameter.data if part.expert is None else parameter.data[part.expert]
-
-
-def view_of(part: Part, stored: Tensor, like: Tensor) -> Tensor:
-    """The view of a stored tensor that has the parameter's shape."""
-    view: Callable[[Tensor], Tensor] | None = part.view
-    seen = stored.view(like.shape) if view is None else view(stored)
-    assert seen.shape == like.shape, f"{part}: {tuple(seen.shape)}, not {tuple(like.shape)}"
-    return seen
-
-
-def _is_harmless(name: str, config: ModelConfig) -> bool:
-    """Tensors that say nothing new: computed angles, and the head of a tied model."""
-    return name.endswith(".rotary_emb.inv_freq") or (config.is_tied and name == "lm_head.weight")
-
-
-def _check_names(
-    stored: Iterable[Stored], entries: dict[str, Entry], config: ModelConfig, folder: Path
-) -> None:
-    wanted = {tensor.name for tensor in stored}
-    missing = sorted(wanted - entries.keys())
-    left = sorted(name for name in entries.keys() - wanted if not _is_harmless(name, config))
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {_list(missing)}", hint="the weights are incomplete; get them again"
-        )
-    if left:
-        raise CheckpointError(
-            f"{folder} holds {_list(left)} that a {config.family} of this config has no place for",
-            hint="check that config.json belongs to these weights",
-        )
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    noun = "tensor" if len(names) == 1 else "tensors"
-    return f"{len(names)} {noun} ({', '.join(names[:_LISTED])}{more})"
 
 
 def _check_tied(entries: dict[str, Entry], embed_VD: Tensor, source: Reader) -> None:

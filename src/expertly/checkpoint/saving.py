@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from expertly.checkpoint.loading import target_of, view_of
+from expertly.checkpoint.finding import view_of
+from expertly.checkpoint.loading import target_of
 from expertly.errors import InputError, OutputError
 from expertly.families import stored_tensors
 from expertly.families.naming import Stored

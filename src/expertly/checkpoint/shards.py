@@ -6,13 +6,16 @@ shrinks meanwhile is an error and not a crash, and that no page of it stays in m
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -112,20 +115,23 @@ def _entry(file: Path, name: str, info: dict[str, Any], start: int) -> Entry:
 
 
 class Reader:
-    """Reads entries; keeps the file of the last one open, as neighbours share a file."""
+    """Reads entries, from several threads if need be; keeps the files it opened open."""
 
     def __init__(self) -> None:
-        self._file: Path | None = None
-        self._fd = -1
+        self._lock = threading.Lock()
+        self._fds: dict[Path, int] = {}
 
     def read_into(self, target: Tensor, name: str, entry: Entry) -> None:
         """Fill a contiguous tensor of the entry's type and number of elements."""
         assert target.is_contiguous() and target.dtype == entry.dtype
-        left = target.detach().view(-1).view(torch.uint8).numpy().data
-        offset = entry.offset
-        self._open(entry.file)
+        self.read_range(target.detach().view(-1).view(torch.uint8).numpy(), name, entry, 0)
+
+    def read_range(self, target: NDArray[np.uint8], name: str, entry: Entry, start: int) -> None:
+        """Fill `target` with the entry's bytes from `start` on."""
+        left, offset = target.data, entry.offset + start
+        fd = self._open(entry.file)
         while left:
-            count = os.preadv(self._fd, [left], offset)
+            count = os.preadv(fd, [left], offset)
             if count == 0:
                 raise CheckpointError(
                     f"{entry.file} ends inside tensor {name}: it changed while it was read",
@@ -139,18 +145,19 @@ class Reader:
             self.read_into(tensor, name, entry)
         return tensor
 
-    def _open(self, file: Path) -> None:
-        if file != self._file:
-            self.close()
-            try:
-                self._fd, self._file = os.open(file, os.O_RDONLY), file
-            except OSError as error:
-                raise _unreadable(file, error) from None
+    def _open(self, file: Path) -> int:
+        with self._lock:
+            if file not in self._fds:
+                try:
+                    self._fds[file] = os.open(file, os.O_RDONLY)
+                except OSError as error:
+                    raise _unreadable(file, error) from None
+            return self._fds[file]
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd, self._file = -1, None
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
 
 
 @contextmanager

@@ -2,14 +2,14 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from expertly.errors import InputError
 
 if TYPE_CHECKING:
-    from expertly.bench import Bench, Model, Work
+    from expertly.bench import Bench, Timed, Work
 
 _PREFILL, _DECODE = (128, 512, 2048), (0, 2048, 8192)
 
@@ -101,10 +101,10 @@ def command(
         _measure(bench, works, Path(model).name, about, as_json)
 
 
-def _open(model: str, dtype: str, threads: int) -> "Model":
+def _open(model: str, dtype: Literal["native", "int8", "int4"], threads: int) -> "Timed":
     from expertly.checkpoint import load
 
-    return cast("Model", load(model, dtype, threads=threads))
+    return load(model, dtype, threads=threads)
 
 
 def _up_to(longest: int, lengths: tuple[int, ...]) -> list[int]:

@@ -3,18 +3,18 @@
 import contextlib
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from expertly.checkpoint import load
-from expertly.checkpoint.locating import locate
 from expertly.cli.chat import Conversation, converse
 from expertly.cli.output import note
 from expertly.cli.prompting import find_prompt, split
 from expertly.cli.show import Show
 from expertly.engine import Engine, Sampling
 from expertly.errors import InputError
-from expertly.model import Decoder
+from expertly.model import Model
 from expertly.text import Tokenizer
 
 
@@ -24,7 +24,7 @@ class Request:
 
     words: tuple[str, ...]
     sampling: Sampling
-    dtype: str
+    dtype: Literal["native", "int8", "int4", "float32", "bfloat16"]
     system: str | None
     wants_chat: bool | None
     shows_experts: bool
@@ -39,7 +39,7 @@ def run(request: Request) -> None:
         raise InputError("--system with --raw", hint="a system message needs a chat; drop one")
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    model = load(locate(name), request.dtype)
+    model = load(name, request.dtype, threads=request.threads)
     show = _show(model, request)
     text = find_prompt(prompt, is_bundled=name == "", needs_text=request.shows_experts)
     with Engine(model, routings=request.shows_experts) as engine:
@@ -49,7 +49,7 @@ def run(request: Request) -> None:
             _write(engine, show, text, request)
 
 
-def _show(model: Decoder, request: Request) -> Show:
+def _show(model: Model, request: Request) -> Show:
     layers = model.config.mixture_layers
     if request.shows_experts and not layers:
         raise InputError(

@@ -35,7 +35,13 @@ Seed = Annotated[
     int | None, typer.Option(help="The same seed writes the same text.", show_default="none")
 ]
 Stop = Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")]
-Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="What weights are kept in.")]
+Dtype = Annotated[
+    Literal["native", "int8", "int4", "float32", "bfloat16"],
+    typer.Option(
+        help="native: weights as they are stored; int8, int4: quantised as they are read; the "
+        "others are computed by torch."
+    ),
+]
 System = Annotated[str | None, typer.Option(help="A chat's first message, from the system.")]
 Chat = Annotated[
     bool | None,
@@ -65,7 +71,7 @@ def command(
     repetition_penalty: Penalty = 1.0,
     seed: Seed = None,
     stop: Stop = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "native",
     system: System = None,
     chat: Chat = None,
     show_experts: ShowExperts = False,

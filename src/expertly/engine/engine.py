@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from expertly.engine.sampling import Sampling
 from expertly.engine.sequence import FinishReason, Sequence
 from expertly.errors import InputError
 from expertly.mixture import Routing
-from expertly.model import Cache, Decoder, Output
+from expertly.model import Model, Output
 from expertly.text import Message, Tokenizer
 
 Prompt = str | SequenceOf[int] | SequenceOf[Message]
@@ -58,8 +58,8 @@ class Engine:
     With `routings=True` pieces carry the routing of each layer, and so come one step later.
     """
 
-    def __init__(self, model: Decoder, *, routings: bool = False) -> None:
-        self._model: Decoder | None = model
+    def __init__(self, model: Model, *, routings: bool = False) -> None:
+        self._model: Model | None = model
         self._has_routings = routings
 
     def __enter__(self) -> Self:
@@ -119,7 +119,7 @@ class Engine:
         model = self._open_model()
         texts = [model.tokenizer.token_text(i) if model.tokenizer else "" for i in ids]
         pieces: list[Piece] = []
-        cache = Cache(model.config)
+        cache = model.new_cache()
         for chunk in _chunks(ids, model.config):
             routings = self._step(torch.tensor([chunk]), cache).routings
             for column, token_id in enumerate(chunk):
@@ -128,7 +128,7 @@ class Engine:
                 pieces.append(Piece(text=text, token_id=token_id, routings=own))
         return pieces
 
-    def _open_model(self) -> Decoder:
+    def _open_model(self) -> Model:
         if self._model is None:
             raise InputError("the engine is closed", hint="make a new Engine(model)")
         return self._model
@@ -151,19 +151,19 @@ class Engine:
 
     # a mode entered here could not outlive a yield, so each step enters its own
     @torch.inference_mode()
-    def _step(self, ids_BS: Tensor, cache: Cache, mask_BS: Tensor | None = None) -> Output:
+    def _step(self, ids_BS: Tensor, cache: Any, mask_BS: Tensor | None = None) -> Output:
         output: Output = self._open_model()(
             ids_BS, mask_BS, cache=cache, logits="last", routings=self._has_routings
         )
         return output
 
-    def _read_prompt(self, ids: list[int], cache: Cache) -> Output:
+    def _read_prompt(self, ids: list[int], cache: Any) -> Output:
         for chunk in _chunks(ids, self._open_model().config):
             output = self._step(torch.tensor([chunk]), cache)
         return output
 
     def _write(self, sequence: Sequence) -> Iterator[Piece]:
-        cache = Cache(self._open_model().config)
+        cache = self._open_model().new_cache()
         output = self._read_prompt(sequence.ids, cache)
         while True:
             token_id = _next_id(sequence, output.logits[0])
@@ -187,7 +187,7 @@ class Engine:
 
     def _write_batch(self, sequences: list[Sequence]) -> list[Completion]:
         model = self._open_model()
-        cache = Cache(model.config, len(sequences))
+        cache = model.new_cache(len(sequences))
         texts = [""] * len(sequences)
         ids_BS, mask_BS = _padded([sequence.ids for sequence in sequences])
         output = self._step(ids_BS, cache, mask_BS)

@@ -102,7 +102,8 @@ class Decoder(nn.Module):
 
         Raises InputError for ids outside the vocabulary and more tokens than the context.
         """
-        self._check(ids_BS, cache)
+        check_ids(ids_BS, self.config)
+        check_length(ids_BS.shape[1] + (cache.length if cache else 0), self.config)
         span = Span(mask_BS, (ids_BS.shape[0], ids_BS.shape[1]), cache)
         tokens = _tokens(span.mask_BS) if routings else None
         x_BSD = nn.functional.embedding(ids_BS, self.embed_VD)
@@ -116,24 +117,31 @@ class Decoder(nn.Module):
         logits_BSV = nn.functional.linear(x_BSD, head_VD, self.b_head_V).float()
         return Output(logits_BSV, tuple(found) if routings else None)
 
-    def _check(self, ids_BS: Tensor, cache: Cache | None) -> None:
-        if ids_BS.dim() != 2 or ids_BS.numel() == 0:
-            raise InputError(
-                f"token ids of shape {tuple(ids_BS.shape)}", hint="give at least one token, as BS"
-            )
-        low, high = int(ids_BS.min()), int(ids_BS.max())
-        if low < 0 or high >= self.config.vocab_size:
-            raise InputError(
-                f"token id {low if low < 0 else high} is outside the vocabulary of "
-                f"{self.config.vocab_size}",
-                hint="encode the text with this model's own tokenizer",
-            )
-        length = ids_BS.shape[1] + (0 if cache is None else cache.length)
-        if length > self.config.max_context:
-            raise InputError(
-                f"{length} tokens do not fit the context of {self.config.max_context}",
-                hint="shorten the prompt or use a model with a longer context",
-            )
+    def new_cache(self, batch_size: int = 1) -> Cache:
+        return Cache(self.config, batch_size)
+
+
+def check_ids(ids_BS: Tensor, config: ModelConfig) -> None:
+    """Raises InputError for no tokens at all and for ids outside the vocabulary."""
+    if ids_BS.dim() != 2 or ids_BS.numel() == 0:
+        raise InputError(
+            f"token ids of shape {tuple(ids_BS.shape)}", hint="give at least one token, as BS"
+        )
+    low, high = int(ids_BS.min()), int(ids_BS.max())
+    if low < 0 or high >= config.vocab_size:
+        raise InputError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of {config.vocab_size}",
+            hint="encode the text with this model's own tokenizer",
+        )
+
+
+def check_length(length: int, config: ModelConfig) -> None:
+    """Raises InputError if so many tokens do not fit the context."""
+    if length > config.max_context:
+        raise InputError(
+            f"{length} tokens do not fit the context of {config.max_context}",
+            hint="shorten the prompt or use a model with a longer context",
+        )
 
 
 def _tokens(mask_BS: Tensor) -> Tokens:

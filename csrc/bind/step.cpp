@@ -1,0 +1,118 @@
+// A forward pass from Python: few calls, each a whole part of a layer.
+#include "../ops/step.h"
+
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+
+#include "bind.h"
+#include "layer.h"
+
+namespace expertly {
+
+namespace {
+
+bool within(const std::vector<int32_t>& values, int64_t end) {
+    return std::all_of(values.begin(), values.end(),
+                       [end](int32_t v) { return 0 <= v && v < end; });
+}
+
+// the tokens of a sequence may be anywhere in a pass; what they see is all before them
+bool are_taken(const PagePool& pool, const Tokens& tokens) {
+    std::vector<int64_t> seen(tokens.pages.size() / static_cast<size_t>(tokens.pages_a_sequence));
+    for (size_t t = 0; t < tokens.ids.size(); ++t) {
+        int64_t& reach = seen[static_cast<size_t>(tokens.sequence[t])];
+        const int32_t* pages =
+            tokens.pages.data() + tokens.sequence[t] * tokens.pages_a_sequence;
+        for (; reach <= tokens.position[t] / kPageSize; ++reach)
+            if (!pool.is_taken(pages[reach])) return false;
+    }
+    return true;
+}
+
+void begin(Step& step, const PagePool& pool, const Weights& embedding, const Numbers& ids,
+           const Numbers& sequence, const Numbers& position, const Numbers& angle,
+           const Table& pages) {
+    Tokens tokens{copy(ids), copy(sequence), copy(position), copy(angle), {}, 0};
+    tokens.pages.assign(pages.data(), pages.data() + pages.size());
+    tokens.pages_a_sequence = static_cast<int64_t>(pages.shape(1));
+    const size_t count = tokens.ids.size();
+    require(count > 0 && tokens.sequence.size() == count && tokens.position.size() == count &&
+                tokens.angle.size() == count,
+            "a pass needs an id, sequence, position and angle for each token");
+    require(embedding.matrix.layout.columns == step.columns(), "an embedding of another width");
+    require(within(tokens.ids, embedding.matrix.layout.rows), "an id beyond the vocabulary");
+    require(within(tokens.sequence, static_cast<int64_t>(pages.shape(0))) &&
+                within(tokens.position, tokens.pages_a_sequence * kPageSize),
+            "a token without a page");
+    require(are_taken(pool, tokens), "a page that is not taken");
+    const nb::gil_scoped_release release;
+    step.begin(std::move(tokens), pool, embedding.matrix);
+}
+
+void run_attention(Step& step, const HeldLayer& held, int64_t index, PagePool& pool, const Rows& cos,
+            const Rows& sin) {
+    const size_t half = static_cast<size_t>(held.layer.attention.shape.head_size / 2);
+    require(cos.shape(1) == half && sin.shape(1) == half && cos.shape(0) == sin.shape(0),
+            "angles of another head size");
+    require(step.is_of(pool) && index >= 0 && index < pool.num_layers(), "another cache");
+    require(step.last_angle() < static_cast<int64_t>(cos.shape(0)), "a token without angles");
+    const nb::gil_scoped_release release;
+    step.attend(held.layer, index, pool, cos.data(), sin.data());
+}
+
+void run_experts(Step& step, const HeldLayer& held) {
+    const nb::gil_scoped_release release;
+    step.feed_forward(held.layer);
+}
+
+NewRows logits(Step& step, const Norm& norm, const Weights& head, const std::optional<Vector>& bias,
+               const Numbers& rows) {
+    const auto chosen = copy(rows);
+    const int64_t V = head.matrix.layout.rows;
+    require(within(chosen, step.count()), "a row beyond the pass");
+    require(std::is_sorted(chosen.begin(), chosen.end()), "rows of logits must rise");
+    require(head.matrix.layout.columns == step.columns(), "a head of another width");
+    require(!bias || static_cast<int64_t>(bias->size()) == V, "a bias of another size");
+    NewRows out = new_rows(chosen.size(), static_cast<size_t>(V));
+    const nb::gil_scoped_release release;
+    step.logits(norm, head.matrix, bias ? bias->data() : nullptr, chosen, out.data(), V);
+    return out;
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<2>> view_of(T* data, int64_t rows, int64_t columns,
+                                               int64_t stride, nb::handle owner) {
+    return nb::ndarray<nb::numpy, T, nb::ndim<2>>(
+        data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, owner,
+        {stride, 1});
+}
+
+// views of the last choice, [T][K], [T][K] and [T][experts]; they change with the next layer
+nb::tuple choice(nb::handle self, const HeldLayer& held) {
+    Step& step = nb::cast<Step&>(self);
+    require(held.layer.router != nullptr, "a dense layer chooses nothing");
+    const int64_t T = step.count(), K = held.layer.router->num_chosen;
+    const int64_t E = held.layer.router->w.layout.rows;
+    return nb::make_tuple(
+        view_of<int32_t>(step.ids(), T, K, K, self), view_of<float>(step.weights(), T, K, K, self),
+        view_of<const float>(step.router_logits(), T, E, step.router_stride(), self));
+}
+
+}  // namespace
+
+void bind_step(nb::module_& module) {
+    nb::class_<Step>(module, "Step")
+        .def(nb::init<Runtime&, int64_t>(), nb::arg("runtime"), nb::arg("columns"),
+             nb::keep_alive<1, 2>())
+        .def("begin", &begin, nb::arg("pool"), nb::arg("embedding"), nb::arg("ids"), nb::arg("sequence"),
+             nb::arg("position"), nb::arg("angle"), nb::arg("pages"))
+        .def("attend", &run_attention, nb::arg("layer"), nb::arg("index"), nb::arg("pool"),
+             nb::arg("cos"), nb::arg("sin"))
+        .def("feed_forward", &run_experts, nb::arg("layer"))
+        .def("choice", &choice, nb::arg("layer"))
+        .def("logits", &logits, nb::arg("norm"), nb::arg("head"), nb::arg("bias").none(),
+             nb::arg("rows"));
+}
+
+}  // namespace expertly

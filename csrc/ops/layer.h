@@ -1,0 +1,49 @@
+// One layer of a decoder, as weights and rules.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "attention.h"
+#include "experts.h"
+#include "heads.h"
+#include "norm.h"
+#include "router.h"
+
+namespace expertly {
+
+struct AttentionWeights {
+    Matrix q, k, v, o;
+    std::vector<float> q_bias, k_bias, v_bias, o_bias;  // or empty
+    HeadRule heads;
+    AttentionShape shape;
+};
+
+struct RouterWeights {
+    Matrix w;  // f32, [experts][columns]
+    std::vector<float> bias;
+    RouterRule rule;
+    int64_t num_chosen;
+};
+
+// a mixture: a router, routed experts and perhaps a shared one; or one dense feed-forward alone
+struct Layer {
+    Norm attention_norm, feed_forward_norm;
+    AttentionWeights attention;
+    std::unique_ptr<RouterWeights> router;  // null: dense
+    Bank experts;                           // the dense feed-forward is a bank of one
+    std::unique_ptr<Bank> shared;
+    std::vector<float> shared_gate;  // or empty: the shared expert's weight is 1
+
+    Forms feed_forward_forms() const {
+        Forms forms = experts.input_forms();
+        if (shared) {
+            const Forms other = shared->input_forms();
+            forms.floats |= other.floats, forms.bf16 |= other.bf16, forms.groups |= other.groups;
+        }
+        forms.floats |= router != nullptr;
+        return forms;
+    }
+};
+
+}  // namespace expertly

@@ -1,0 +1,80 @@
+// One forward pass over T tokens, layer by layer, in two calls a layer: up to the router's
+// choice, and the experts. What lies between them belongs to the caller.
+#pragma once
+
+#include <vector>
+
+#include "layer.h"
+#include "pages.h"
+#include "product.h"
+
+namespace expertly {
+
+// what is known of the T tokens of a pass
+struct Tokens {
+    std::vector<int32_t> ids;
+    std::vector<int32_t> sequence;  // which sequence of the cache
+    std::vector<int32_t> position;  // place in its sequence
+    std::vector<int32_t> angle;     // row of the tables of cos and sin
+    std::vector<int32_t> pages;     // [sequences][pages_a_sequence], page ids of the cache
+    int64_t pages_a_sequence = 0;
+
+    int64_t count() const { return static_cast<int64_t>(ids.size()); }
+};
+
+class Step {
+public:
+    Step(Runtime& runtime, int64_t columns) : runtime_(runtime), columns_(columns) {}
+
+    // x = the tokens' rows of the embedding; the pages are `pool`'s
+    void begin(Tokens tokens, const PagePool& pool, const Matrix& embedding);
+    // x += attention(norm(x)), keys and values added to `pool`; then norm and, in a mixture, the
+    // choice. cos and sin: [angles][head_size / 2]
+    void attend(const Layer& layer, int64_t index, PagePool& pool, const float* cos,
+                const float* sin);
+    // x += feed-forward(what `attend` normed), by the choice as it is now
+    void feed_forward(const Layer& layer);
+    // logits [rows][head's rows] of some tokens; `stride` floats a row
+    void logits(const Norm& norm, const Matrix& head, const float* bias,
+                const std::vector<int32_t>& rows, float* out, int64_t stride);
+
+    int64_t count() const { return tokens_.count(); }
+    int64_t columns() const { return columns_; }
+    bool is_of(const PagePool& pool) const { return pool_ == &pool; }
+    int64_t last_angle() const { return last_angle_; }
+    // of the last mixture: [T][K], [T][K], [T][logits_stride]
+    int32_t* ids() { return ids_.data(); }
+    float* weights() { return weights_.data(); }
+    const float* router_logits() const { return router_logits_; }
+    int64_t router_stride() const { return router_stride_; }
+
+private:
+    void project(const Layer& layer);
+    void place(const Layer& layer, int64_t index, PagePool& pool, const float* cos,
+               const float* sin);
+    void leave_attention(const Layer& layer);
+    void choose(const Layer& layer);
+    void share(const Layer& layer);
+    BankWork& work(int index, const Bank& bank, const int32_t* ids, const float* weights,
+                   int64_t num_chosen);
+
+    Runtime& runtime_;
+    int64_t columns_;
+    Tokens tokens_;
+    const PagePool* pool_ = nullptr;  // compared, never followed
+    int64_t last_angle_ = 0;
+    float* x_ = nullptr;       // [T][columns]
+    float* normed_ = nullptr;  // [T][columns]
+    float* qkv_ = nullptr;     // [T][q, k, v, each padded to whole tiles]
+    float* mixed_ = nullptr;   // [T][heads * head_size]
+    int64_t qkv_stride_ = 0;
+    const float* router_logits_ = nullptr;
+    int64_t router_stride_ = 0;
+    std::vector<int32_t> ids_, zeros_;
+    std::vector<float> weights_, shares_, probs_;
+    ActivationBuffer activations_;
+    BankWork works_[2];
+    Scratch x_room_, normed_room_, qkv_room_, mixed_room_, out_room_, router_room_;
+};
+
+}  // namespace expertly

@@ -1,0 +1,278 @@
+"""The decoder on native kernels: for inference, with quantised or float weights.
+
+A layer is two calls: up to the router's choice, then the experts. Tokens are rows; padding is
+left out before the first of them.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from expertly import _native
+from expertly.config import Attention, Dense, Glu, Mixture, ModelConfig
+from expertly.mixture import Choice, Routing, Tokens
+from expertly.mixture.routing import sort_rows, to_routing
+from expertly.model.angles import long_context, tables_of
+from expertly.model.decoder import Output, check_ids, check_length
+from expertly.model.paged import PagedCache, pages_of
+from expertly.model.weights import Floats, NativeWeights
+
+if TYPE_CHECKING:
+    from expertly.text import Tokenizer
+
+Numbers = NDArray[np.int32]
+
+
+class NativeDecoder:
+    """A model of `config`'s shape over weights that are loaded; it is run, not trained."""
+
+    def __init__(
+        self, config: ModelConfig, weights: NativeWeights, threads: int, kernels: str = ""
+    ) -> None:
+        self.config = config
+        self.tokenizer: Tokenizer | None = None
+        self.runtime = _native.Runtime(threads, kernels)
+        self._step = _native.Step(self.runtime, config.hidden_size)
+        self._layers = [_layer(config, index, weights) for index in range(len(config.layers))]
+        attentions = [layer.attention for layer in config.layers]
+        self._angles, self._long_context = tables_of(attentions), long_context(attentions)
+        self._norm = _norm(config, "norm", weights)
+        self._embedding = weights.matrix("embed_VD")
+        self._head = self._embedding if config.is_tied else weights.matrix("head_VD")
+        self._head_bias = weights.vector("b_head_V")
+        self.dense_bytes, self.expert_bytes = _bytes(config, weights, self._head)
+
+    def new_cache(self, batch_size: int = 1) -> PagedCache:
+        return PagedCache(self.config, batch_size)
+
+    def __call__(
+        self,
+        ids_BS: Tensor,
+        mask_BS: Tensor | None = None,
+        *,
+        cache: PagedCache | None = None,
+        logits: Literal["all", "last"] = "all",
+        routings: bool = False,
+    ) -> Output:
+        """As `Decoder`'s; logits of padding are zeros.
+
+        Raises InputError for ids outside the vocabulary and more tokens than the context.
+        """
+        check_ids(ids_BS, self.config)
+        is_token_BS = np.ones(ids_BS.shape, bool) if mask_BS is None else mask_BS.bool().numpy()
+        counts_B = is_token_BS.sum(1)
+        cache = cache or self.new_cache(ids_BS.shape[0])
+        before_B = np.array(cache.lengths)
+        check_length(int((before_B + counts_B).max()), self.config)
+        self._lengthen(cache, counts_B.tolist())
+        cache.admit(counts_B.tolist())
+        row_T, column_T = np.nonzero(is_token_BS)
+        rank_BS = is_token_BS.cumsum(1) - 1
+        position_T = before_B[row_T] + rank_BS[row_T, column_T]
+        self._begin(ids_BS.numpy()[row_T, column_T], row_T, position_T, cache)
+        found = self._run_layers(cache, is_token_BS if routings else None)
+        return Output(self._logits(is_token_BS, logits), found)
+
+    def _begin(
+        self,
+        ids_T: NDArray[np.int64],
+        sequence_T: NDArray[np.int64],
+        position_T: NDArray[np.int64],
+        cache: PagedCache,
+    ) -> None:
+        for table in self._angles:
+            table.reach(cache.length)
+        angle_T = position_T
+        if self._long_context is not None:
+            is_long_B = np.array(cache.lengths) > self._long_context
+            angle_T = position_T + self._angles[0].size * is_long_B[sequence_T]
+        ids, sequence, position, angle = (
+            part_T.astype(np.int32) for part_T in (ids_T, sequence_T, position_T, angle_T)
+        )
+        self._step.begin(
+            cache.pool, self._embedding, ids, sequence, position, angle, cache.pages_BN
+        )
+
+    def _lengthen(self, cache: PagedCache, counts_B: list[int]) -> None:
+        """Turn the keys of sequences that grow past LongRoPE's original context."""
+        if self._long_context is None:
+            return
+        for sequence, count in enumerate(counts_B):
+            pages, length = cache.pages_BN[sequence], cache.lengths[sequence]
+            for index, table in enumerate(self._angles):
+                turning = table.turning(length, count)
+                if turning is not None:
+                    _native.turn_keys(cache.pool, index, pages[: pages_of(length)], *turning)
+
+    def _run_layers(
+        self, cache: PagedCache, is_token_BS: NDArray[np.bool_] | None
+    ) -> tuple[Routing, ...] | None:
+        found = []
+        step, pool = self._step, cache.pool
+        for index, layer in enumerate(self._layers):
+            table = self._angles[index]
+            step.attend(layer, index, pool, table.cos, table.sin)
+            rule = self.config.layers[index].feed_forward
+            if is_token_BS is not None and isinstance(rule, Mixture):
+                found.append(_routing(step.choice(layer), rule, is_token_BS))
+            step.feed_forward(layer)
+        return None if is_token_BS is None else tuple(found)
+
+    def _logits(self, is_token_BS: NDArray[np.bool_], which: Literal["all", "last"]) -> Tensor:
+        B, S = is_token_BS.shape
+        wanted_BS = np.zeros((B, S), bool)
+        wanted_BS[:, -1 if which == "last" else slice(None)] = True
+        wanted_BS &= is_token_BS
+        rows_T = np.nonzero(wanted_BS[is_token_BS])[0].astype(np.int32)
+        found_TV = torch.from_numpy(
+            self._step.logits(self._norm, self._head, self._head_bias, rows_T)
+        )
+        if which == "last" and len(rows_T) == B:
+            return found_TV
+        logits_BSV = torch.zeros(B, S, found_TV.shape[1])
+        logits_BSV[torch.from_numpy(wanted_BS)] = found_TV
+        return logits_BSV[:, -1] if which == "last" else logits_BSV
+
+
+def _routing(
+    choice: tuple[Numbers, Floats, Floats], rule: Mixture, is_token_BS: NDArray[np.bool_]
+) -> Routing:
+    """The choice of the tokens, put among the columns of padding (which chose expert 0)."""
+    mask_T = torch.from_numpy(is_token_BS.reshape(-1))
+    ids_TK, weight_TK, logits_TE = (
+        _spread(torch.from_numpy(np.array(part)), mask_T) for part in choice
+    )
+    scores_TE = logits_TE if rule.router.rule == "sparsemixer" else logits_TE.softmax(-1)
+    sequence_BS = torch.arange(is_token_BS.shape[0])[:, None].expand(is_token_BS.shape)
+    found = Choice(ids_TK.long(), weight_TK, logits_TE, logits_TE.softmax(-1), scores_TE)
+    rows = sort_rows(found.ids_TK, rule.num_experts)
+    return to_routing(found, rows, Tokens(mask_T, sequence_BS.flatten()))
+
+
+def _spread(part: Tensor, mask_T: Tensor) -> Tensor:
+    whole = part.new_zeros(len(mask_T), part.shape[1])
+    whole[mask_T] = part
+    return whole
+
+
+def _layer(config: ModelConfig, index: int, weights: NativeWeights) -> _native.Layer:
+    here = f"layers.{index}"
+    rule = config.layers[index].feed_forward
+    mixture = rule if isinstance(rule, Mixture) else None
+    return _native.Layer(
+        _norm(config, f"{here}.attention_norm", weights),
+        _attention(config.layers[index].attention, config, f"{here}.attention", weights),
+        _norm(config, f"{here}.feed_forward_norm", weights),
+        experts=_experts(rule, f"{here}.feed_forward", weights),
+        router=_router(mixture, f"{here}.feed_forward.router", weights) if mixture else None,
+        shared=_shared(mixture, f"{here}.feed_forward.shared", weights) if mixture else None,
+        shared_gate=weights.vector(f"{here}.feed_forward.w_shared_gate_D"),
+    )
+
+
+def _norm(config: ModelConfig, name: str, weights: NativeWeights) -> _native.Norm:
+    weight_D = weights.vectors[f"{name}.weight_D"]
+    return _native.Norm(
+        config.norm.kind, config.norm.eps, weight_D, weights.vector(f"{name}.bias_D")
+    )
+
+
+def _attention(
+    attention: Attention, config: ModelConfig, here: str, weights: NativeWeights
+) -> _native.Attention:
+    is_head = attention.qk_norm != "projection"
+
+    def flat(name: str) -> Floats | None:
+        found = weights.vector(f"{here}.{name}")
+        return None if found is None else found.reshape(-1)
+
+    return _native.Attention(
+        q=weights.matrix(f"{here}.w_q_HCD"),
+        k=weights.matrix(f"{here}.w_k_GCD"),
+        v=weights.matrix(f"{here}.w_v_GCD"),
+        o=weights.matrix(f"{here}.w_o_DHC"),
+        heads=attention.num_heads,
+        groups=attention.num_kv_heads,
+        head_size=attention.head_size,
+        window=attention.window or 0,
+        eps=config.norm.eps,
+        q_bias=flat("b_q_HC"),
+        k_bias=flat("b_k_GC"),
+        v_bias=flat("b_v_GC"),
+        o_bias=flat("b_o_D"),
+        clip=attention.clip,
+        q_norm=flat("q_norm_C" if is_head else "q_norm_HC"),
+        k_norm=flat("k_norm_C" if is_head else "k_norm_GC"),
+        is_head_norm=is_head,
+        sinks=flat("sinks_H"),
+    )
+
+
+def _bank(experts: list[_native.Expert], glu: Glu) -> _native.Bank:
+    return _native.Bank(experts, glu.activation, glu.alpha, glu.limit, glu.up_shift)
+
+
+def _experts(rule: Dense | Mixture, here: str, weights: NativeWeights) -> _native.Bank:
+    if isinstance(rule, Dense):
+        return _bank([_alone(here, weights)], rule.glu)
+    experts = [
+        _native.Expert(
+            weights.matrix(f"{here}.experts.w_gate_EFD", e),
+            weights.matrix(f"{here}.experts.w_up_EFD", e),
+            weights.matrix(f"{here}.experts.w_down_EDF", e),
+            weights.row_of(f"{here}.experts.b_gate_EF", e),
+            weights.row_of(f"{here}.experts.b_up_EF", e),
+            weights.row_of(f"{here}.experts.b_down_ED", e),
+        )
+        for e in range(rule.num_experts)
+    ]
+    return _bank(experts, rule.glu)
+
+
+def _alone(here: str, weights: NativeWeights) -> _native.Expert:
+    return _native.Expert(
+        weights.matrix(f"{here}.w_gate_FD"),
+        weights.matrix(f"{here}.w_up_FD"),
+        weights.matrix(f"{here}.w_down_DF"),
+        weights.vector(f"{here}.b_gate_F"),
+        weights.vector(f"{here}.b_up_F"),
+        weights.vector(f"{here}.b_down_D"),
+    )
+
+
+def _shared(rule: Mixture, here: str, weights: NativeWeights) -> _native.Bank | None:
+    return _bank([_alone(here, weights)], rule.glu) if rule.shared_size else None
+
+
+def _router(rule: Mixture, here: str, weights: NativeWeights) -> _native.Router:
+    router = rule.router
+    return _native.Router(
+        weights.matrix(f"{here}.w_ED"),
+        weights.vector(f"{here}.b_E"),
+        rule.num_chosen,
+        router.rule,
+        router.norm_p or 0.0,
+        router.jitter,
+    )
+
+
+def _bytes(
+    config: ModelConfig, weights: NativeWeights, head: _native.Matrix
+) -> tuple[int, list[int]]:
+    """Bytes that every token reads (without the embedding's row), and one expert's bytes in each
+    mixture layer."""
+    per_layer = []
+    for index in config.mixture_layers:
+        here = f"layers.{index}.feed_forward.experts."
+        stack = [m for (name, e), m in weights.matrices.items() if e == 0 and here in name]
+        per_layer.append(sum(matrix.num_bytes for matrix in stack))
+    dense = sum(
+        matrix.num_bytes
+        for (name, expert), matrix in weights.matrices.items()
+        if expert is None and name not in ("embed_VD", "head_VD")
+    )
+    vectors = sum(vector.nbytes for vector in weights.vectors.values())
+    return dense + vectors + head.num_bytes, per_layer

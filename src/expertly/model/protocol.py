@@ -1,0 +1,30 @@
+"""What every model offers to those who run it, whatever computes it."""
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import Tensor
+
+from expertly.config import ModelConfig
+from expertly.model.decoder import Output
+
+if TYPE_CHECKING:
+    from expertly.text import Tokenizer
+
+
+class Model(Protocol):
+    """`Decoder` and `NativeDecoder`; a model takes the caches that it made itself."""
+
+    config: ModelConfig
+    tokenizer: "Tokenizer | None"
+
+    def new_cache(self, batch_size: int = 1) -> Any: ...
+
+    def __call__(
+        self,
+        ids_BS: Tensor,
+        mask_BS: Tensor | None = None,
+        *,
+        cache: Any = None,
+        logits: Literal["all", "last"] = "all",
+        routings: bool = False,
+    ) -> Output: ...
