@@ -7,51 +7,56 @@
 
 namespace expertly {
 
-// T rows; which pointers are set follows from what was asked for (see `Wanted`)
-struct Activations {
-    int64_t columns;
-    int64_t groups;    // of 32 columns, the last one padded with zeros
-    const float* x;    // [T][columns], null unless float weights read it
-    int64_t x_stride;  // floats a row
-    const uint16_t* bf16;   // [T][columns rounded up to 2]
-    const int8_t* q;        // [T][groups * 32], x / scale rounded to nearest
-    const float* scale;     // [T][groups], largest magnitude of the group / 127
-    const int32_t* minus;   // [T][groups], minus the sum of q
-    const float* sum;       // [T][groups], scale times the sum of q
-    const int32_t* minus_half;  // [T][groups][2], the same of each 16 columns
-    const float* sum_half;      // [T][groups][2]
+// Up to Kernels::max_rows rows side by side; which pointers are set follows from `Wanted`.
+//
+// Groups of 32 columns, the last one padded with zeros, are records one after the other, each for
+// all n rows: n x 32 int8 (x / scale rounded to nearest), n scales (largest magnitude / 127), n
+// times minus the sum of the int8, n times scale times their sum. Formats whose scales cover 16
+// columns read the last two of each half group instead: 2 n of each, in records of their own.
+struct Panel {
+    int n;
+    int64_t row_floats;    // from a row of floats to the next
+    const float* x;        // [n][columns]
+    const uint16_t* bf16;  // [n][columns rounded up to 2]
+    const uint8_t* groups;
+    const uint8_t* halves;
 };
 
-// x moved on by `rows` rows; static, as each instruction set compiles its own
-static inline Activations moved(const Activations& x, int64_t rows) {
-    Activations y = x;
-    if (x.x) y.x += rows * x.x_stride;
-    if (x.bf16) y.bf16 += rows * ((x.columns + 1) / 2 * 2);
-    if (x.q) {
-        y.q += rows * x.groups * kGroup;
-        y.scale += rows * x.groups;
-        y.minus += rows * x.groups;
-        y.sum += rows * x.groups;
-        y.minus_half += 2 * rows * x.groups;
-        y.sum_half += 2 * rows * x.groups;
-    }
-    return y;
-}
+constexpr int64_t kScaleAt = kGroup, kMinusAt = kGroup + 4, kSumAt = kGroup + 8;  // times n
+constexpr int64_t kRecordBytes = kGroup + 12, kHalvesBytes = 16;                  // times n
 
-// where the parts of one row's groups go; as in Activations
+// where the parts of one row's group go, and how far it is to those of the next group
 struct GroupPlaces {
     int8_t* q;
     float* scale;
     int32_t* minus;
     float* sum;
-    int32_t* minus_half;
-    float* sum_half;
+    int64_t record;
+    int32_t* minus_half;  // [2]
+    float* sum_half;      // [2]
+    int64_t halves;
 
     GroupPlaces at(int64_t group) const {
-        return {q + group * kGroup,     scale + group,        minus + group, sum + group,
-                minus_half + 2 * group, sum_half + 2 * group};
+        const auto moved = [group](auto* p, int64_t by) {
+            return reinterpret_cast<decltype(p)>(reinterpret_cast<uint8_t*>(p) + group * by);
+        };
+        return {moved(q, record),   moved(scale, record),      moved(minus, record),
+                moved(sum, record), record,                    moved(minus_half, halves),
+                moved(sum_half, halves), halves};
     }
 };
+
+// row t of a panel of n rows that begins at `groups` and `halves`
+static inline GroupPlaces places_in(uint8_t* groups, uint8_t* halves, int64_t n, int64_t t) {
+    return {reinterpret_cast<int8_t*>(groups + t * kGroup),
+            reinterpret_cast<float*>(groups + n * kScaleAt + t * 4),
+            reinterpret_cast<int32_t*>(groups + n * kMinusAt + t * 4),
+            reinterpret_cast<float*>(groups + n * kSumAt + t * 4),
+            n * kRecordBytes,
+            reinterpret_cast<int32_t*>(halves + t * 8),
+            reinterpret_cast<float*>(halves + n * 8 + t * 8),
+            n * kHalvesBytes};
+}
 
 // which form of the activations a format's kernel reads
 enum class Wanted : int { floats, bf16, groups };

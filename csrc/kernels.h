@@ -12,10 +12,11 @@
 
 namespace expertly {
 
-// y[i * stride + lane] = weights of a tile times row rows[i] (or i, when rows is null), i < n;
-// always writes 16 lanes
-using TileKernel = void (*)(const uint8_t* tile, const Layout& layout, const Activations& x,
-                            const int32_t* rows, int n, float* y, int64_t stride);
+// y[i * stride + lane] = weights of a tile times row i of the panel; always writes 16 lanes.
+// `ahead`, unless null, is a tile of the same layout that will be wanted some tiles later: it is
+// fetched meanwhile.
+using TileKernel = void (*)(const uint8_t* tile, const Layout& layout, const Panel& x,
+                            const uint8_t* ahead, float* y, int64_t stride);
 
 // act(min(gate, limit)) * (clamp(up, limit) + shift); act(g) = g * sigmoid(alpha * g), or another
 struct GluRule {
@@ -37,6 +38,7 @@ struct Probes {
 
 struct Kernels {
     const char* name;
+    int max_rows;  // of a panel
     TileKernel tile[static_cast<int>(Format::count)];
     void (*quantise_row)(const float* x, int64_t columns, GroupPlaces to);
     void (*to_bf16)(const float* x, int64_t n, uint16_t* y);
@@ -57,6 +59,7 @@ extern const Kernels kAvx512Kernels;
 #endif
 #ifdef EXPERTLY_ARM
 extern const Kernels kNeonKernels;
+extern const Kernels kNeonI8mmKernels;
 #endif
 
 }  // namespace expertly

@@ -54,10 +54,13 @@ void Pool::start(int64_t items, Call call, const void* work) {
 }
 
 void Pool::take_items() {
-    for (;;) {
-        const int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
-        if (item >= items_) return;
-        call_(work_, item);
+    const auto take = [this] { return next_.fetch_add(1, std::memory_order_relaxed); };
+    // near the end nobody takes an item that another thread could begin at once
+    const int64_t early = items_ - 2 * threads();
+    for (int64_t item = take(); item < items_;) {
+        const int64_t next = item < early ? take() : -1;
+        call_(work_, item, next < items_ ? next : -1);
+        item = next < 0 ? take() : next;
     }
 }
 

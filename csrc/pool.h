@@ -1,7 +1,7 @@
 // A pool of threads for work that is split into items.
 //
-// Items are handed out one by one, so that uneven ones keep all threads busy. Between jobs a
-// worker spins for a moment, as the next job of a decode step comes within microseconds, and then
+// Items are handed out one by one, so that uneven ones keep all threads busy; work that asks for it
+// also learns which item its thread has next. Between jobs a worker spins for a moment, as the next job of a decode step comes within microseconds, and then
 // sleeps. One job at a time; the caller takes part in it.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace expertly {
@@ -23,23 +24,23 @@ public:
 
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-    // calls work(item) for every item in [0, items); returns when all are done
+    // calls work(item), or work(item, next) with next < 0 where that is not known, for every item
+    // in [0, items); returns when all are done
     template <class Work>
     void run(int64_t items, const Work& work) {
         if (items <= 0) return;
-        if (items == 1 || workers_.empty()) {
-            for (int64_t i = 0; i < items; ++i) work(i);
-            return;
-        }
-        start(items, &call<Work>, &work);
+        if (items > 1 && !workers_.empty()) return start(items, &call<Work>, &work);
+        for (int64_t i = 0; i < items; ++i) call<Work>(&work, i, i + 1 < items ? i + 1 : -1);
     }
 
 private:
-    using Call = void (*)(const void* work, int64_t item);
+    using Call = void (*)(const void* work, int64_t item, int64_t next);
 
     template <class Work>
-    static void call(const void* work, int64_t item) {
-        (*static_cast<const Work*>(work))(item);
+    static void call(const void* work, int64_t item, int64_t next) {
+        const Work& function = *static_cast<const Work*>(work);
+        if constexpr (std::is_invocable_v<const Work&, int64_t, int64_t>) function(item, next);
+        else function(item);
     }
 
     void start(int64_t items, Call call, const void* work);

@@ -54,6 +54,7 @@ struct Avx2 {
         return _mm256_set1_epi32(value);
     }
     // codes are below 64, so that pairs of products fit 16 bits
+    static I_INLINE Ints add_int(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         const Ints pairs = _mm256_maddubs_epi16(w, four(q));
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

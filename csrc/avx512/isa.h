@@ -13,7 +13,7 @@ namespace {
 
 struct Avx512 {
     static constexpr int lanes = 16;
-    static constexpr int max_rows = 16;
+    static constexpr int max_rows = 12;
     static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
     using Bytes = __m512i;
     using Ints = __m512i;
@@ -48,6 +48,7 @@ struct Avx512 {
     static I_INLINE Ints broadcast_int(const int32_t* p) { return _mm512_set1_epi32(*p); }
     template <int By>
     static I_INLINE Ints shift_left(Ints a) { return _mm512_slli_epi32(a, By); }
+    static I_INLINE Ints add_int(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         int32_t four;
         std::memcpy(&four, q, 4);

@@ -9,4 +9,5 @@ NB_MODULE(_native, module) {
     expertly::bind_rows(module);
     expertly::bind_layer(module);
     expertly::bind_step(module);
+    expertly::bind_experts(module);
 }

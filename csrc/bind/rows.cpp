@@ -17,67 +17,60 @@ namespace {
 
 using Out = Array<float, nb::ndim<1>>;
 using OutRows = Array<float, nb::ndim<2>>;
-// activations in the form that a format wants: [x], [bf16] or the six parts of groups, each of
-// bytes, in the order of `Activations`
+// the rows of a panel in the form that a format wants: [x], [bf16], or the records of groups and
+// those of their halves, each as bytes
 using Parts = std::vector<Array<uint8_t, nb::ndim<1>>>;
 
 void require_bytes(const Parts& parts, size_t index, int64_t num_bytes) {
     require(parts[index].size() == static_cast<size_t>(num_bytes), "activations of another size");
 }
 
-template <class T>
-T* part(const Parts& parts, size_t index) {
-    return reinterpret_cast<T*>(parts[index].data());
+void require_groups(const Parts& parts, int64_t rows, int64_t groups) {
+    require(parts.size() == 2, "groups come in two parts");
+    require_bytes(parts, 0, rows * groups * kRecordBytes);
+    require_bytes(parts, 1, rows * groups * kHalvesBytes);
 }
 
-GroupPlaces places_of(const Parts& parts, int64_t rows, int64_t groups) {
-    require(parts.size() == 6, "groups come in six parts");
-    const int64_t n = rows * groups;
-    require_bytes(parts, 0, n * kGroup);
-    for (size_t i = 1; i < 6; ++i) require_bytes(parts, i, n * (i < 4 ? 4 : 8));
-    return {part<int8_t>(parts, 0), part<float>(parts, 1),   part<int32_t>(parts, 2),
-            part<float>(parts, 3),  part<int32_t>(parts, 4), part<float>(parts, 5)};
-}
-
-Activations activations_of(Format format, int64_t columns, int64_t rows, const Parts& parts) {
-    Activations x{};
-    x.columns = x.x_stride = columns;
-    x.groups = (columns + kGroup - 1) / kGroup;
+Panel panel_of(Format format, int64_t columns, int rows, const Parts& parts) {
+    Panel x{};
+    x.n = rows;
+    x.row_floats = columns;
     if (wanted_by(format) == Wanted::groups) {
-        const GroupPlaces to = places_of(parts, rows, x.groups);
-        x.q = to.q, x.scale = to.scale, x.minus = to.minus, x.sum = to.sum;
-        x.minus_half = to.minus_half, x.sum_half = to.sum_half;
+        require_groups(parts, rows, (columns + kGroup - 1) / kGroup);
+        x.groups = parts[0].data(), x.halves = parts[1].data();
         return x;
     }
     require(parts.size() == 1, "floats come in one part");
     const bool is_bf16 = wanted_by(format) == Wanted::bf16;
     require_bytes(parts, 0, rows * (is_bf16 ? (columns + 1) / 2 * 4 : columns * 4));
-    if (is_bf16) x.bf16 = part<uint16_t>(parts, 0);
-    else x.x = part<float>(parts, 0);
+    if (is_bf16) x.bf16 = reinterpret_cast<const uint16_t*>(parts[0].data());
+    else x.x = reinterpret_cast<const float*>(parts[0].data());
     return x;
 }
 
-// one tile times rows of `tokens`, or of y's number of rows
+// one tile times a panel of y's number of rows; `ahead` is a tile as well
 void tile(const Runtime& runtime, const std::string& name, int64_t columns, const Bytes& data,
-          int64_t rows, const Parts& parts, const std::optional<Numbers>& tokens, OutRows& y) {
+          const Parts& parts, OutRows& y, const std::optional<Bytes>& ahead) {
     const Format format = format_of(name);
     const Layout layout = layout_of(format, kTileRows, columns);
     require(data.size() == static_cast<size_t>(layout.tile_bytes), "bytes are no tile");
+    require(!ahead || ahead->size() == data.size(), "bytes are no tile");
     const int n = static_cast<int>(y.shape(0));
-    require(tokens ? tokens->shape(0) == y.shape(0) : n <= rows, "rows of y and of x differ");
+    require(0 < n && n <= runtime.kernels.max_rows, "no such panel");
     require(y.shape(1) == kTileRows, "a tile has 16 results a row");
-    if (tokens)
-        for (size_t i = 0; i < tokens->size(); ++i)
-            require(tokens->data()[i] >= 0 && tokens->data()[i] < rows, "no such row");
     runtime.kernels.tile[static_cast<int>(format)](
-        data.data(), layout, activations_of(format, columns, rows, parts),
-        tokens ? tokens->data() : nullptr, n, y.data(), kTileRows);
+        data.data(), layout, panel_of(format, columns, n, parts), ahead ? ahead->data() : nullptr,
+        y.data(), kTileRows);
 }
 
-void quantise_row(const Runtime& runtime, const Vector& x, const Parts& parts) {
+// into row `row` of a panel of `rows`
+void quantise_row(const Runtime& runtime, const Vector& x, const Parts& parts, int64_t rows,
+                  int64_t row) {
     const int64_t columns = static_cast<int64_t>(x.size());
+    require_groups(parts, rows, (columns + kGroup - 1) / kGroup);
+    require(0 <= row && row < rows, "no such row");
     runtime.kernels.quantise_row(x.data(), columns,
-                                 places_of(parts, 1, (columns + kGroup - 1) / kGroup));
+                                 places_in(parts[0].data(), parts[1].data(), rows, row));
 }
 
 void to_bf16(const Runtime& runtime, const Vector& x, const Array<uint16_t, nb::ndim<1>>& y) {
@@ -126,9 +119,11 @@ void choose_row(const Vector& logits, const std::string& kind, float norm_p, flo
 void bind_rows(nb::module_& module) {
     nb::module_ rows = module.def_submodule("rows", "single kernels, for tests");
     rows.def("tile", &tile, nb::arg("runtime"), nb::arg("format"), nb::arg("columns"),
-             nb::arg("data"), nb::arg("rows"), nb::arg("parts"), nb::arg("tokens").none(),
-             nb::arg("y"));
-    rows.def("quantise", &quantise_row, nb::arg("runtime"), nb::arg("x"), nb::arg("parts"));
+             nb::arg("data"), nb::arg("parts"), nb::arg("y"), nb::arg("ahead") = nb::none());
+    rows.def("quantise", &quantise_row, nb::arg("runtime"), nb::arg("x"), nb::arg("parts"),
+             nb::arg("rows") = 1, nb::arg("row") = 0);
+    rows.def("max_rows", [](const Runtime& runtime) { return runtime.kernels.max_rows; },
+             nb::arg("runtime"));
     rows.def("to_bf16", &to_bf16, nb::arg("runtime"), nb::arg("x"), nb::arg("y"));
     rows.def("dot", &dot, nb::arg("runtime"), nb::arg("a"), nb::arg("b"));
     rows.def("normalise", &normalise_row, nb::arg("runtime"), nb::arg("x"), nb::arg("weight"),

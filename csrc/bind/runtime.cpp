@@ -34,14 +34,15 @@ NewRows linear(Runtime& runtime, const Rows& x, const Weights& weights) {
     Forms forms;
     forms.add(weights.matrix.format);
     ActivationBuffer activations;
-    activations.resize(rows, layout.columns, forms, nullptr, 0);
+    const Span span(0, rows, runtime.kernels.max_rows);
+    activations.resize(rows, layout.columns, forms);
     runtime.pool.run(rows, [&](int64_t t) {
-        activations.fill(runtime.kernels, t, x.data() + t * layout.columns);
+        activations.fill(runtime.kernels, span, t, x.data() + t * layout.columns);
     });
     Scratch scratch;
     float* padded = scratch.get<float>(rows * stride);
     const Product product{&weights.matrix, padded, stride};
-    multiply(runtime, &product, 1, activations.view(), rows);
+    multiply(runtime, &product, 1, activations, span);
     for (int64_t t = 0; t < rows; ++t)
         std::memcpy(y.data() + t * layout.rows, padded + t * stride,
                     static_cast<size_t>(layout.rows) * sizeof(float));

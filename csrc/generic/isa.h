@@ -59,6 +59,10 @@ struct Generic {
     static I_INLINE Ints shift_left(Ints a) {
         return make<Ints>([&](int i) { return a.at[i] * (1 << By); });
     }
+    static I_INLINE Ints add_int(Ints a, Ints b) {
+        for (int i = 0; i < lanes; ++i) a.at[i] += b.at[i];
+        return a;
+    }
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         return make<Ints>([&](int i) {
             int32_t sum = acc.at[i];

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../kernels.h"
+#include "fetch.h"
 
 namespace expertly {
 namespace {
@@ -184,64 +185,79 @@ struct Block {
     const Planes& p;
     int lane;  // the first of the I::lanes rows computed here
     typename I::Bytes table;
-    const int8_t* q[N];
-    const float* scale[N];
-    const int32_t* minus[N];
-    const float* sum[N];
+    const uint8_t* x;       // the group's record, all N rows at fixed distances
+    const uint8_t* halves;  // its halves' record
     Floats y[N];
 
-    I_INLINE Ints start(int t, int64_t index) const {
+    static const int32_t* int_at(const uint8_t* at) {
+        return reinterpret_cast<const int32_t*>(at);
+    }
+    static const float* float_at(const uint8_t* at) { return reinterpret_cast<const float*>(at); }
+
+    I_INLINE Ints start(int t, int half) const {
         if constexpr (offset == 0) return I::zero();
-        return I::template shift_left<log2_of(offset)>(I::broadcast_int(minus[t] + index));
+        const uint8_t* minus = is_halved ? halves + t * 8 + half * 4 : x + N * kMinusAt + t * 4;
+        return I::template shift_left<log2_of(offset)>(I::broadcast_int(int_at(minus)));
     }
 
     template <int J>
     I_INLINE void step(int64_t g, Ints* acc) const {
         auto w = S::template get<J>(p, g, lane * 4, table);
-        if constexpr (scheme.is_signed) {
-            w = I::prepare_signed(w);
-            for (int t = 0; t < N; ++t) acc[t] = I::dot_signed(acc[t], w, q[t] + g * 32 + J * 4);
-        } else {
-            for (int t = 0; t < N; ++t) acc[t] = I::dot(acc[t], w, q[t] + g * 32 + J * 4);
+        if constexpr (scheme.is_signed) w = I::prepare_signed(w);
+        for (int t = 0; t < N; ++t) {
+            const auto* q = reinterpret_cast<const int8_t*>(x + t * kGroup + J * 4);
+            if constexpr (scheme.is_signed) acc[t] = I::dot_signed(acc[t], w, q);
+            else acc[t] = I::dot(acc[t], w, q);
         }
     }
 
     I_INLINE void add(int64_t g, int half, const Ints* acc) {
         const Floats s = W::scale(p, g, half, lane);
         for (int t = 0; t < N; ++t) {
-            const Floats by = I::mul(s, I::broadcast(scale[t] + g));
+            const Floats by = I::mul(s, I::broadcast(float_at(x + N * kScaleAt + t * 4)));
             y[t] = I::fma(I::to_float(acc[t]), by, y[t]);
         }
         if constexpr (has_min(scheme.scales)) {
             const Floats m = W::min(p, g, half, lane);
-            const int64_t index = is_halved ? 2 * g + half : g;
-            for (int t = 0; t < N; ++t) y[t] = I::fma(m, I::broadcast(sum[t] + index), y[t]);
+            for (int t = 0; t < N; ++t) {
+                const uint8_t* sum =
+                    is_halved ? halves + N * 8 + t * 8 + half * 4 : x + N * kSumAt + t * 4;
+                y[t] = I::fma(m, I::broadcast(float_at(sum)), y[t]);
+            }
         }
     }
 
     I_INLINE void half_group(int64_t g) {
         Ints acc[N];
-        for (int t = 0; t < N; ++t) acc[t] = start(t, 2 * g);
+        for (int t = 0; t < N; ++t) acc[t] = start(t, 0);
         step<0>(g, acc), step<1>(g, acc), step<2>(g, acc), step<3>(g, acc);
         add(g, 0, acc);
-        for (int t = 0; t < N; ++t) acc[t] = start(t, 2 * g + 1);
+        for (int t = 0; t < N; ++t) acc[t] = start(t, 1);
         step<4>(g, acc), step<5>(g, acc), step<6>(g, acc), step<7>(g, acc);
         add(g, 1, acc);
     }
 
+    // steps that share bytes follow each other; integers add up alike in any order
     I_INLINE void whole_group(int64_t g) {
-        Ints acc[N];
-        for (int t = 0; t < N; ++t) acc[t] = start(t, g);
-        step<0>(g, acc), step<1>(g, acc), step<2>(g, acc), step<3>(g, acc);
-        step<4>(g, acc), step<5>(g, acc), step<6>(g, acc), step<7>(g, acc);
+        Ints acc[N], other[N];
+        const bool is_short = N <= 2;  // a single chain of sums would wait for itself
+        for (int t = 0; t < N; ++t) acc[t] = start(t, 0), other[t] = I::zero();
+        Ints* high = is_short ? other : acc;
+        step<0>(g, acc), step<4>(g, high), step<1>(g, acc), step<5>(g, high);
+        step<2>(g, acc), step<6>(g, high), step<3>(g, acc), step<7>(g, high);
+        if (is_short)
+            for (int t = 0; t < N; ++t) acc[t] = I::add_int(acc[t], other[t]);
         add(g, 0, acc);
     }
 
-    I_INLINE void run(int64_t groups) {
+    I_INLINE void run(int64_t groups, Fetch fetch) {
         for (int t = 0; t < N; ++t) y[t] = I::zero_float();
         for (int64_t g = 0; g < groups; ++g) {
+            fetch.next();
             if constexpr (is_halved) half_group(g);
             else whole_group(g);
+            x += N * kRecordBytes;
+            halves += N * kHalvesBytes;
         }
     }
 };
@@ -254,21 +270,12 @@ I_INLINE typename I::Bytes table_of() {
 }
 
 template <class I, Format F, int N>
-void block(const uint8_t* tile, const Layout& layout, const Activations& x, const int32_t* rows,
+void block(const uint8_t* tile, const Layout& layout, const Panel& x, const uint8_t* ahead,
            float* y, int64_t stride) {
     const Planes planes{tile, tile + layout.scales, tile + layout.high, tile + layout.codes};
-    using B = Block<I, F, N>;
     for (int lane = 0; lane < kTileRows; lane += I::lanes) {
-        B b{planes, lane, table_of<I, F>(), {}, {}, {}, {}, {}};
-        for (int t = 0; t < N; ++t) {
-            const int64_t row = rows ? rows[t] : t;
-            const int64_t at = row * x.groups;
-            b.q[t] = x.q + at * kGroup;
-            b.scale[t] = x.scale + at;
-            b.minus[t] = B::is_halved ? x.minus_half + 2 * at : x.minus + at;
-            b.sum[t] = B::is_halved ? x.sum_half + 2 * at : x.sum + at;
-        }
-        b.run(layout.groups);
+        Block<I, F, N> b{planes, lane, table_of<I, F>(), x.groups, x.halves, {}};
+        b.run(layout.groups, Fetch(lane ? nullptr : ahead, layout.tile_bytes, layout.groups));
         for (int t = 0; t < N; ++t) I::store(y + t * stride + lane, b.y[t]);
     }
 }

@@ -1,6 +1,8 @@
 // Scratch that holds rows of activations in the forms that some formats want.
 #pragma once
 
+#include <algorithm>
+
 #include "../activations.h"
 #include "../buffer.h"
 #include "../kernels.h"
@@ -19,27 +21,57 @@ struct Forms {
     }
 };
 
-class ActivationBuffer {
+// rows that stand together, cut into as few panels as can be, all nearly of one size
+class Span {
 public:
-    // room for `rows` rows; the float form, if wanted, has its own room unless `x` is given
-    void resize(int64_t rows, int64_t columns, Forms forms, const float* x, int64_t x_stride);
+    Span(int64_t first, int64_t count, int max_rows)
+        : first_(first),
+          count_(count),
+          panels_((count + max_rows - 1) / max_rows),
+          least_(panels_ ? count / panels_ : 0),
+          larger_(panels_ ? count % panels_ : 0) {}
 
-    // row t of the wanted forms from its floats (which may be the float form's own place)
-    void fill(const Kernels& kernels, int64_t t, const float* x);
-    // columns 32 * group onwards of row t, `n` of them: 32, or fewer at the end of a row
-    void fill_group(const Kernels& kernels, int64_t t, int64_t group, const float* x, int64_t n);
-
-    const Activations& view() const { return view_; }
-    float* floats(int64_t t) { return floats_ + t * view_.x_stride; }
+    int64_t first() const { return first_; }
+    int64_t count() const { return count_; }
+    int64_t panels() const { return panels_; }
+    int64_t begin(int64_t panel) const { return panel * least_ + std::min(panel, larger_); }
+    int64_t size(int64_t panel) const { return least_ + (panel < larger_ ? 1 : 0); }
+    int64_t panel_of(int64_t row) const {
+        const int64_t in_larger = larger_ * (least_ + 1);
+        if (row < in_larger) return row / (least_ + 1);
+        return larger_ + (row - in_larger) / least_;
+    }
 
 private:
-    GroupPlaces places(int64_t t) const;
+    int64_t first_, count_, panels_;
+    int64_t least_, larger_;  // rows of a panel, and how many panels have one more
+};
 
-    Activations view_{};
+class ActivationBuffer {
+public:
+    // room for `rows` rows; the float form, if wanted, has its own room unless `x` is given, rows
+    // of which are `columns` apart
+    void resize(int64_t rows, int64_t columns, Forms forms, const float* x = nullptr);
+
+    // row `row` of a span, in the wanted forms, from its floats
+    void fill(const Kernels& kernels, const Span& span, int64_t row, const float* x);
+    // columns 32 * group onwards of that row, `n` of them: 32, or fewer at the end of a row
+    void fill_group(const Kernels& kernels, const Span& span, int64_t row, int64_t group,
+                    const float* x, int64_t n);
+
+    Panel panel(const Span& span, int64_t index) const;
+
+private:
+    GroupPlaces places(const Span& span, int64_t row) const;
+    uint16_t* bf16_row(int64_t row) const { return bf16_ + row * ((columns_ + 1) / 2 * 2); }
+
     Forms forms_{};
+    int64_t columns_ = 0, row_groups_ = 0;
+    const float* x_ = nullptr;
     float* floats_ = nullptr;
     uint16_t* bf16_ = nullptr;
-    GroupPlaces groups_{};
+    uint8_t* groups_ = nullptr;
+    uint8_t* halves_ = nullptr;
     Scratch own_floats_, own_bf16_, own_groups_;
 };
 

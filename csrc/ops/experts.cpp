@@ -3,18 +3,22 @@
 #include <algorithm>
 
 #include "glu.h"
+#include "tiles.h"
 
 namespace expertly {
 
 namespace {
 
-// a block's activations stay in the second-level cache while the expert's tiles stream past
-constexpr int64_t kRowBlock = 128;
-
-// some rows of one expert, and some parts (groups of columns, or tiles) of its matrices
+// some panels of one expert, and some parts (groups of columns, or tiles) of its matrices
 struct Item {
     BankWork* work;
-    int64_t expert, first_row, num_rows, begin, end;
+    int64_t expert, first, last;  // panels
+    int64_t begin, end;           // parts
+
+    const Span& span() const { return work->rows.span(expert); }
+    const Expert& weights() const { return work->bank->experts[expert]; }
+    int64_t first_row() const { return span().begin(first); }
+    int64_t num_rows() const { return span().begin(last - 1) + span().size(last - 1) - first_row(); }
 };
 
 // parts an item: few enough that the items of uneven experts fill all threads
@@ -23,23 +27,26 @@ int64_t parts_an_item(int64_t total, int threads) {
 }
 
 template <class Parts>
-std::vector<Item> split(BankWork* works, int count, int threads, const Parts& parts_of) {
+std::vector<Item> split(BankWork* works, int count, const Runtime& runtime, const Parts& parts_of) {
+    const int64_t block = panels_a_block(runtime.kernels);
+    std::vector<Item> wholes;
     int64_t total = 0;
-    const auto blocks = [](int64_t rows) { return (rows + kRowBlock - 1) / kRowBlock; };
-    for (int w = 0; w < count; ++w)
-        for (size_t e = 0; e < works[w].bank->experts.size(); ++e)
-            total += blocks(works[w].rows.count(e)) * parts_of(works[w].bank->experts[e]);
-    const int64_t step = parts_an_item(total, threads);
-    std::vector<Item> items;
     for (int w = 0; w < count; ++w)
         for (size_t e = 0; e < works[w].bank->experts.size(); ++e) {
-            const int64_t rows = works[w].rows.count(e), first = works[w].rows.first(e);
-            const int64_t parts = parts_of(works[w].bank->experts[e]);
-            for (int64_t row = 0; row < rows; row += kRowBlock)
-                for (int64_t part = 0; part < parts; part += step)
-                    items.push_back({&works[w], static_cast<int64_t>(e), first + row,
-                                     std::min(kRowBlock, rows - row), part,
-                                     std::min(parts, part + step)});
+            const int64_t panels = works[w].rows.span(e).panels();
+            for (int64_t first = 0; first < panels; first += block) {
+                wholes.push_back({&works[w], static_cast<int64_t>(e), first,
+                                  std::min(panels, first + block), 0,
+                                  parts_of(works[w].bank->experts[e])});
+                total += wholes.back().end;
+            }
+        }
+    const int64_t step = parts_an_item(total, runtime.pool.threads());
+    std::vector<Item> items;
+    for (const Item& whole : wholes)
+        for (int64_t part = 0; part < whole.end; part += step) {
+            items.push_back(whole);
+            items.back().begin = part, items.back().end = std::min(whole.end, part + step);
         }
     return items;
 }
@@ -51,32 +58,42 @@ void add_bias(const float* bias, int64_t n, float* y) {
 
 const float* offset(const float* bias, int64_t by) { return bias ? bias + by : nullptr; }
 
+int64_t groups_of(const Expert& expert) {
+    return (expert.gate.layout.rows + kGroup - 1) / kGroup;
+}
+
+TileRun run_of(const Item* item, const Matrix Expert::*matrix) {
+    if (item == nullptr) return {};
+    const Matrix& w = item->weights().*matrix;
+    return {&w, 2 * item->begin, std::min(2 * item->end, w.layout.tiles)};
+}
+
 // columns 32 * group onwards of both tiles of a matrix, for the item's rows: out [rows][32]
-void project(const Kernels& kernels, const Matrix& w, int64_t group, const Activations& x,
-             const Item& item, float* out) {
-    const int32_t* rows = item.work->rows.tokens() + item.first_row;
-    const auto kernel = kernels.tile[static_cast<int>(w.format)];
-    for (int64_t half = 0; half < 2 && 2 * group + half < w.layout.tiles; ++half)
-        kernel(w.tile(2 * group + half), w.layout, x, rows, static_cast<int>(item.num_rows),
-               out + half * kTileRows, kGroup);
+void project(const Kernels& kernels, const Matrix Expert::*matrix, int64_t group, const Item& item,
+             const Item* next, float* out) {
+    const TileRun run = run_of(&item, matrix), after = run_of(next, matrix);
+    for (int64_t tile = 2 * group; tile < std::min(2 * group + 2, run.end); ++tile)
+        multiply_tile(kernels, *run.w, tile, ahead_of(run, tile, after), item.work->input,
+                      item.span(), item.first, item.last, out + (tile - 2 * group) * kTileRows,
+                      kGroup);
 }
 
 // the hidden activations of the item's rows and groups
-void hide(const Kernels& kernels, const Activations& x, const Item& item) {
+void hide(const Kernels& kernels, const Item& item, const Item* next) {
     float gate[kRowBlock * kGroup], up[kRowBlock * kGroup];
-    const Expert& expert = item.work->bank->experts[item.expert];
-    const int64_t width = expert.gate.layout.rows;
+    const Expert& expert = item.weights();
+    const int64_t width = expert.gate.layout.rows, rows = item.num_rows();
     for (int64_t group = item.begin; group < item.end; ++group) {
-        project(kernels, expert.gate, group, x, item, gate);
-        project(kernels, expert.up, group, x, item, up);
+        project(kernels, &Expert::gate, group, item, next, gate);
+        project(kernels, &Expert::up, group, item, next, up);
         const int64_t first = group * kGroup, n = std::min<int64_t>(kGroup, width - first);
-        for (int64_t i = 0; i < item.num_rows; ++i) {
+        for (int64_t i = 0; i < rows; ++i) {
             float* g = gate + i * kGroup;
             float* u = up + i * kGroup;
             add_bias(offset(expert.gate_bias, first), n, g);
             add_bias(offset(expert.up_bias, first), n, u);
             glu(kernels, g, u, item.work->bank->rule, n, g);
-            item.work->hidden.fill_group(kernels, item.first_row + i, group, g, n);
+            item.work->hidden.fill_group(kernels, item.span(), item.first_row() + i, group, g, n);
         }
     }
 }
@@ -86,13 +103,15 @@ int64_t result_stride(const Bank& bank) {
 }
 
 // results of the item's rows and tiles: y [rows of the bank][stride]
-void lower(const Kernels& kernels, const Item& item, float* y, int64_t stride) {
-    const Matrix& w = item.work->bank->experts[item.expert].down;
-    const Activations part = moved(item.work->hidden.view(), item.first_row);
-    const auto kernel = kernels.tile[static_cast<int>(w.format)];
-    for (int64_t tile = item.begin; tile < item.end; ++tile)
-        kernel(w.tile(tile), w.layout, part, nullptr, static_cast<int>(item.num_rows),
-               y + item.first_row * stride + tile * kTileRows, stride);
+void lower(const Kernels& kernels, const Item& item, const Item* next, float* y, int64_t stride) {
+    const auto run_of_item = [](const Item* i) {
+        return i ? TileRun{&i->weights().down, i->begin, i->end} : TileRun{};
+    };
+    const TileRun run = run_of_item(&item), after = run_of_item(next);
+    float* out = y + (item.span().first() + item.first_row()) * stride;
+    for (int64_t tile = run.begin; tile < run.end; ++tile)
+        multiply_tile(kernels, *run.w, tile, ahead_of(run, tile, after), item.work->hidden,
+                      item.span(), item.first, item.last, out + tile * kTileRows, stride);
 }
 
 // sum += the weighted results of one token's slots, in order, for `n` columns from `first`;
@@ -128,18 +147,17 @@ void combine(const Kernels& kernels, BankWork* works, int count, float* const* r
 }
 
 // a single token: each tile of columns is summed over the slots at once
-void lower_one(const Kernels& kernels, BankWork* works, int count, int64_t tile, int64_t columns,
-               float* x) {
+void lower_one(const Kernels& kernels, BankWork* works, int count, int64_t tile, int64_t end,
+               int64_t next, int64_t columns, float* x) {
     const int64_t first = tile * kTileRows, n = std::min<int64_t>(kTileRows, columns - first);
     float sum[kTileRows] = {}, y[kTileRows];
     for (int w = 0; w < count; ++w) {
         BankWork& work = works[w];
-        const auto result = [&](int64_t slot, int64_t id) {
+        const auto result = [&](int64_t, int64_t id) {
             const Matrix& down = work.bank->experts[id].down;
-            const int32_t row = static_cast<int32_t>(
-                work.rows.place(0, slot, work.choice.num_chosen));
-            kernels.tile[static_cast<int>(down.format)](
-                down.tile(tile), down.layout, work.hidden.view(), &row, 1, y, kTileRows);
+            const TileRun run{&down, tile, end}, after{&down, next, down.layout.tiles};
+            multiply_tile(kernels, down, tile, ahead_of(run, tile, after), work.hidden,
+                          work.rows.span(id), 0, 1, y, kTileRows);
             return y;
         };
         add_slots(kernels, work, 0, first, n, result, sum);
@@ -147,21 +165,47 @@ void lower_one(const Kernels& kernels, BankWork* works, int count, int64_t tile,
     for (int64_t i = 0; i < n; ++i) x[first + i] += sum[i];
 }
 
+void lower_one(Runtime& runtime, BankWork* works, int count, int64_t columns, float* x) {
+    const int64_t tiles = (columns + kTileRows - 1) / kTileRows;
+    const int64_t step = std::clamp<int64_t>(tiles / (8 * runtime.pool.threads()), 1, 8);
+    runtime.pool.run((tiles + step - 1) / step, [&](int64_t item, int64_t next) {
+        const int64_t end = std::min(tiles, (item + 1) * step);
+        for (int64_t t = item * step; t < end; ++t)
+            lower_one(runtime.kernels, works, count, t, end, next < 0 ? tiles : next * step,
+                      columns, x);
+    });
+}
+
+const Item* item_at(const std::vector<Item>& items, int64_t index) {
+    return index < 0 ? nullptr : &items[static_cast<size_t>(index)];
+}
+
 void lower_all(Runtime& runtime, BankWork* works, int count, int64_t tokens, int64_t columns,
                float* x) {
     float* results[2];
-    for (int w = 0; w < count; ++w) {
-        const int64_t rows = tokens * works[w].choice.num_chosen;
-        results[w] = works[w].results.get<float>(rows * result_stride(*works[w].bank));
-    }
+    for (int w = 0; w < count; ++w)
+        results[w] =
+            works[w].results.get<float>(works[w].rows.count() * result_stride(*works[w].bank));
     const auto tiles = [](const Expert& e) { return e.down.layout.tiles; };
-    const auto items = split(works, count, runtime.pool.threads(), tiles);
-    runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i) {
-        const int64_t w = items[i].work - works;
-        lower(runtime.kernels, items[i], results[w], result_stride(*works[w].bank));
+    const auto items = split(works, count, runtime, tiles);
+    runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
+        const Item& item = *item_at(items, i);
+        const int64_t w = item.work - works;
+        lower(runtime.kernels, item, item_at(items, next), results[w],
+              result_stride(*works[w].bank));
     });
     runtime.pool.run(tokens, [&](int64_t t) {
         combine(runtime.kernels, works, count, results, t, columns, x + t * columns);
+    });
+}
+
+// the rows of a work in the forms that its gates and ups want
+void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t columns) {
+    work.input.resize(work.rows.count(), columns, work.bank->input_forms());
+    runtime.pool.run(work.rows.count(), [&](int64_t row) {
+        const Span& span = work.rows.span(work.rows.expert(row));
+        work.input.fill(runtime.kernels, span, row - span.first(),
+                        normed + work.rows.token(row) * columns);
     });
 }
 
@@ -179,40 +223,41 @@ Forms Bank::hidden_forms() const {
     return forms;
 }
 
-void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts) {
+void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts, int max_rows) {
     const int64_t rows = tokens * choice.num_chosen;
-    first_.assign(static_cast<size_t>(num_experts) + 1, 0);
+    std::vector<int64_t> first(static_cast<size_t>(num_experts) + 1, 0);
     token_.resize(static_cast<size_t>(rows));
+    expert_.resize(static_cast<size_t>(rows));
     place_.resize(static_cast<size_t>(rows));
-    for (int64_t r = 0; r < rows; ++r) ++first_[choice.ids[r] + 1];
-    for (int64_t e = 0; e < num_experts; ++e) first_[e + 1] += first_[e];
-    std::vector<int64_t> next(first_.begin(), first_.end() - 1);
+    for (int64_t r = 0; r < rows; ++r) ++first[choice.ids[r] + 1];
+    spans_.clear();
+    for (int64_t e = 0; e < num_experts; ++e) {
+        spans_.emplace_back(first[e], first[e + 1], max_rows);
+        first[e + 1] += first[e];
+    }
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t place = next[choice.ids[r]]++;
+        const int64_t place = first[choice.ids[r]]++;
         token_[place] = static_cast<int32_t>(r / choice.num_chosen);
+        expert_[place] = choice.ids[r];
         place_[r] = place;
     }
 }
 
-void feed_forward(Runtime& runtime, BankWork* works, int count, const Activations& activations,
+void feed_forward(Runtime& runtime, BankWork* works, int count, const float* normed,
                   int64_t tokens, float* x, int64_t columns) {
     for (int w = 0; w < count; ++w) {
         BankWork& work = works[w];
-        work.rows.sort(work.choice, tokens, static_cast<int64_t>(work.bank->experts.size()));
-        work.hidden.resize(tokens * work.choice.num_chosen, work.bank->width(),
-                           work.bank->hidden_forms(), nullptr, 0);
+        const auto num_experts = static_cast<int64_t>(work.bank->experts.size());
+        work.rows.sort(work.choice, tokens, num_experts, runtime.kernels.max_rows);
+        fill_input(runtime, work, normed, columns);
+        work.hidden.resize(work.rows.count(), work.bank->width(), work.bank->hidden_forms());
     }
-    const auto groups = [](const Expert& e) { return (e.gate.layout.rows + kGroup - 1) / kGroup; };
-    const auto items = split(works, count, runtime.pool.threads(), groups);
-    runtime.pool.run(static_cast<int64_t>(items.size()),
-                     [&](int64_t i) { hide(runtime.kernels, activations, items[i]); });
-    if (tokens > 1) return lower_all(runtime, works, count, tokens, columns, x);
-    const int64_t tiles = (columns + kTileRows - 1) / kTileRows;
-    const int64_t step = std::clamp<int64_t>(tiles / (8 * runtime.pool.threads()), 1, 8);
-    runtime.pool.run((tiles + step - 1) / step, [&](int64_t item) {
-        for (int64_t t = item * step; t < std::min(tiles, (item + 1) * step); ++t)
-            lower_one(runtime.kernels, works, count, t, columns, x);
+    const auto items = split(works, count, runtime, groups_of);
+    runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
+        hide(runtime.kernels, *item_at(items, i), item_at(items, next));
     });
+    if (tokens == 1) lower_one(runtime, works, count, columns, x);
+    else lower_all(runtime, works, count, tokens, columns, x);
 }
 
 }  // namespace expertly

@@ -36,33 +36,33 @@ struct Choice {
 // the T * K pairs of token and slot sorted by expert, within an expert by token
 class SortedRows {
 public:
-    void sort(const Choice& choice, int64_t tokens, int64_t num_experts);
+    void sort(const Choice& choice, int64_t tokens, int64_t num_experts, int max_rows);
 
-    int64_t first(int64_t expert) const { return first_[expert]; }
-    int64_t count(int64_t expert) const { return first_[expert + 1] - first_[expert]; }
-    const int32_t* tokens() const { return token_.data(); }
+    const Span& span(int64_t expert) const { return spans_[expert]; }
+    int64_t count() const { return static_cast<int64_t>(token_.size()); }
+    int64_t token(int64_t row) const { return token_[row]; }
+    int64_t expert(int64_t row) const { return expert_[row]; }
     int64_t place(int64_t token, int64_t slot, int64_t num_chosen) const {
         return place_[token * num_chosen + slot];
     }
 
 private:
-    std::vector<int64_t> first_;
-    std::vector<int32_t> token_;
+    std::vector<Span> spans_;
+    std::vector<int32_t> token_, expert_;
     std::vector<int64_t> place_;
 };
 
-// one bank's share of a step: its rows, hidden activations and results
+// one bank's share of a step: its rows, their activations and results
 struct BankWork {
     const Bank* bank;
     Choice choice;
     SortedRows rows;
-    ActivationBuffer hidden;
+    ActivationBuffer input, hidden;
     Scratch results;  // [rows][tiles of down * 16]
 };
 
-// x[t] += for each work, in order: sum over slots of weight * expert(activations[t]).
-// `activations` holds the T rows in every form that the banks' gates and ups want.
-void feed_forward(Runtime& runtime, BankWork* works, int count, const Activations& activations,
+// x[t] += for each work, in order: sum over slots of weight * expert(normed[t]); both [T][columns]
+void feed_forward(Runtime& runtime, BankWork* works, int count, const float* normed,
                   int64_t tokens, float* x, int64_t columns);
 
 }  // namespace expertly

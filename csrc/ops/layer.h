@@ -34,16 +34,6 @@ struct Layer {
     Bank experts;                           // the dense feed-forward is a bank of one
     std::unique_ptr<Bank> shared;
     std::vector<float> shared_gate;  // or empty: the shared expert's weight is 1
-
-    Forms feed_forward_forms() const {
-        Forms forms = experts.input_forms();
-        if (shared) {
-            const Forms other = shared->input_forms();
-            forms.floats |= other.floats, forms.bf16 |= other.bf16, forms.groups |= other.groups;
-        }
-        forms.floats |= router != nullptr;
-        return forms;
-    }
 };
 
 }  // namespace expertly

@@ -1,47 +1,57 @@
 #include "product.h"
 
 #include <algorithm>
+#include <vector>
+
+#include "tiles.h"
 
 namespace expertly {
 
 namespace {
 
-// activations of so many rows stay in the second-level cache while tiles stream past
-constexpr int64_t kRowBlock = 128;
 constexpr int64_t kTilesAnItem = 8;
 
-int64_t tiles_an_item(int64_t tiles, int64_t row_blocks, int threads) {
+struct Item {
+    const Product* product;
+    TileRun run;
+    int64_t first, last;  // panels
+};
+
+int64_t tiles_an_item(int64_t tiles, int64_t blocks, int threads) {
     // at least four items a thread, so that a slow thread does not hold up the others
-    const int64_t even = tiles * row_blocks / (4 * threads);
-    return std::clamp<int64_t>(even, 1, kTilesAnItem);
+    return std::clamp<int64_t>(tiles * blocks / (4 * threads), 1, kTilesAnItem);
+}
+
+std::vector<Item> split(const Product* products, int count, int64_t panels, const Runtime& runtime) {
+    const int64_t block = panels_a_block(runtime.kernels);
+    int64_t tiles = 0;
+    for (int i = 0; i < count; ++i) tiles += products[i].w->layout.tiles;
+    const int64_t step =
+        tiles_an_item(tiles, (panels + block - 1) / block, runtime.pool.threads());
+    std::vector<Item> items;
+    for (int64_t first = 0; first < panels; first += block)
+        for (int i = 0; i < count; ++i) {
+            const Matrix* w = products[i].w;
+            for (int64_t tile = 0; tile < w->layout.tiles; tile += step)
+                items.push_back({&products[i], {w, tile, std::min(tile + step, w->layout.tiles)},
+                                 first, std::min(panels, first + block)});
+        }
+    return items;
 }
 
 }  // namespace
 
-void multiply(Runtime& runtime, const Product* products, int count, const Activations& x,
-              int64_t rows) {
-    int64_t tiles = 0;
-    for (int i = 0; i < count; ++i) tiles += products[i].w->layout.tiles;
-    const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-    const int64_t step = tiles_an_item(tiles, row_blocks, runtime.pool.threads());
-    const int64_t chunks = (tiles + step - 1) / step;
-    runtime.pool.run(chunks * row_blocks, [&](int64_t item) {
-        const int64_t first_row = item / chunks * kRowBlock;
-        const int n = static_cast<int>(std::min(kRowBlock, rows - first_row));
-        const Activations part = moved(x, first_row);
-        const int64_t begin = item % chunks * step, end = std::min(tiles, begin + step);
-        int64_t before = 0;
-        for (int i = 0; i < count; ++i) {
-            const Product& p = products[i];
-            const Layout& layout = p.w->layout;
-            const int64_t from = std::max<int64_t>(begin - before, 0);
-            const int64_t to = std::min(end - before, layout.tiles);
-            const auto kernel = runtime.kernels.tile[static_cast<int>(p.w->format)];
-            for (int64_t tile = from; tile < to; ++tile)
-                kernel(p.w->tile(tile), layout, part, nullptr, n,
-                       p.y + first_row * p.stride + tile * kTileRows, p.stride);
-            before += layout.tiles;
-        }
+void multiply(Runtime& runtime, const Product* products, int count, const ActivationBuffer& x,
+              const Span& span) {
+    const auto items = split(products, count, span.panels(), runtime);
+    runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
+        const Item& item = items[static_cast<size_t>(i)];
+        const TileRun after = next < 0 ? TileRun{} : items[static_cast<size_t>(next)].run;
+        const Product& p = *item.product;
+        float* y = p.y + span.begin(item.first) * p.stride;
+        for (int64_t tile = item.run.begin; tile < item.run.end; ++tile)
+            multiply_tile(runtime.kernels, *p.w, tile, ahead_of(item.run, tile, after), x, span,
+                          item.first, item.last, y + tile * kTileRows, p.stride);
     });
 }
 

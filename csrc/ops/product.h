@@ -1,7 +1,7 @@
 // Rows of activations times weight matrices, split over the pool.
 #pragma once
 
-#include "../activations.h"
+#include "activation_buffer.h"
 #include "runtime.h"
 
 namespace expertly {
@@ -13,8 +13,8 @@ struct Product {
     int64_t stride;
 };
 
-// all products of the same T rows, as one job
-void multiply(Runtime& runtime, const Product* products, int count, const Activations& x,
-              int64_t rows);
+// all products of the same rows, a span of `x`, as one job
+void multiply(Runtime& runtime, const Product* products, int count, const ActivationBuffer& x,
+              const Span& span);
 
 }  // namespace expertly

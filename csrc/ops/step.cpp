@@ -47,11 +47,11 @@ void Step::project(const Layer& layer) {
     const AttentionWeights& attention = layer.attention;
     Forms forms;
     for (const Matrix* w : {&attention.q, &attention.k, &attention.v}) forms.add(w->format);
-    activations_.resize(count(), columns_, forms, normed_, columns_);
+    activations_.resize(count(), columns_, forms, normed_);
     runtime_.pool.run(count(), [&](int64_t t) {
         float* normed = normed_ + t * columns_;
         normalise(runtime_.kernels, layer.attention_norm, x_ + t * columns_, normed);
-        activations_.fill(runtime_.kernels, t, normed);
+        activations_.fill(runtime_.kernels, span(), t, normed);
     });
     const int64_t q = padded_rows(attention.q), k = padded_rows(attention.k);
     qkv_stride_ = q + k + padded_rows(attention.v);
@@ -59,7 +59,7 @@ void Step::project(const Layer& layer) {
     const Product products[] = {{&attention.q, qkv_, qkv_stride_},
                                 {&attention.k, qkv_ + q, qkv_stride_},
                                 {&attention.v, qkv_ + q + k, qkv_stride_}};
-    multiply(runtime_, products, 3, activations_.view(), count());
+    multiply(runtime_, products, 3, activations_, span());
 }
 
 void Step::place(const Layer& layer, int64_t index, PagePool& pool, const float* cos,
@@ -87,20 +87,18 @@ void Step::leave_attention(const Layer& layer) {
     const int64_t width = w.layout.columns, stride = padded_rows(w);
     Forms forms;
     forms.add(w.format);
-    activations_.resize(count(), width, forms, mixed_, width);
+    activations_.resize(count(), width, forms, mixed_);
     runtime_.pool.run(count(), [&](int64_t t) {
-        activations_.fill(runtime_.kernels, t, mixed_ + t * width);
+        activations_.fill(runtime_.kernels, span(), t, mixed_ + t * width);
     });
     float* out = out_room_.get<float>(count() * stride);
     const Product product{&w, out, stride};
-    multiply(runtime_, &product, 1, activations_.view(), count());
-    activations_.resize(count(), columns_, layer.feed_forward_forms(), normed_, columns_);
+    multiply(runtime_, &product, 1, activations_, span());
     runtime_.pool.run(count(), [&](int64_t t) {
         float* x = x_ + t * columns_;
         add(layer.attention.o_bias, out + t * stride);
         for (int64_t c = 0; c < columns_; ++c) x[c] += out[t * stride + c];
         normalise(runtime_.kernels, layer.feed_forward_norm, x, normed_ + t * columns_);
-        activations_.fill(runtime_.kernels, t, normed_ + t * columns_);
     });
 }
 
@@ -110,7 +108,10 @@ void Step::choose(const Layer& layer) {
     router_stride_ = padded_rows(router.w);
     float* logits = router_room_.get<float>(count() * router_stride_);
     const Product product{&router.w, logits, router_stride_};
-    multiply(runtime_, &product, 1, activations_.view(), count());
+    Forms forms;
+    forms.add(router.w.format);
+    activations_.resize(count(), columns_, forms, normed_);
+    multiply(runtime_, &product, 1, activations_, span());
     ids_.resize(static_cast<size_t>(count() * K));
     weights_.resize(ids_.size());
     probs_.resize(static_cast<size_t>(count() * E));
@@ -147,7 +148,7 @@ void Step::feed_forward(const Layer& layer) {
     if (layer.router) work(0, layer.experts, ids_.data(), weights_.data(), layer.router->num_chosen);
     else work(0, layer.experts, zeros_.data(), shares_.data(), 1);
     if (layer.shared) work(works++, *layer.shared, zeros_.data(), shares_.data(), 1);
-    expertly::feed_forward(runtime_, works_, works, activations_.view(), count(), x_, columns_);
+    expertly::feed_forward(runtime_, works_, works, normed_, count(), x_, columns_);
 }
 
 void Step::logits(const Norm& norm, const Matrix& head, const float* bias,
@@ -155,17 +156,18 @@ void Step::logits(const Norm& norm, const Matrix& head, const float* bias,
     const int64_t n = static_cast<int64_t>(rows.size()), V = head.layout.rows;
     Forms forms;
     forms.add(head.format);
-    activations_.resize(n, columns_, forms, normed_, columns_);
+    const Span chosen(0, n, runtime_.kernels.max_rows);
+    activations_.resize(n, columns_, forms, normed_);
     for (int64_t i = 0; i < n; ++i) {
         float* normed = normed_ + i * columns_;
         normalise(runtime_.kernels, norm, x_ + rows[i] * columns_, normed);
-        activations_.fill(runtime_.kernels, i, normed);
+        activations_.fill(runtime_.kernels, chosen, i, normed);
     }
     const bool fits = stride >= padded_rows(head);
     const int64_t padded = fits ? stride : padded_rows(head);
     float* to = fits ? out : out_room_.get<float>(n * padded);
     const Product product{&head, to, padded};
-    multiply(runtime_, &product, 1, activations_.view(), n);
+    multiply(runtime_, &product, 1, activations_, chosen);
     for (int64_t i = 0; i < n; ++i) {
         if (!fits) std::copy(to + i * padded, to + i * padded + V, out + i * stride);
         for (int64_t v = 0; bias && v < V; ++v) out[i * stride + v] += bias[v];

@@ -95,6 +95,10 @@ class Bank:
         self, experts: Sequence[Expert], act: str, alpha: float, limit: float | None, shift: float
     ) -> None: ...
 
+class Experts:
+    def __init__(self, runtime: Runtime, bank: Bank) -> None: ...
+    def __call__(self, x: Floats, ids: Numbers, weights: Floats) -> Floats: ...
+
 class Router:
     def __init__(
         self,

@@ -164,9 +164,28 @@ def random_tokens(columns: int, count: int = TOKENS[-1], seed: int = 1) -> Float
 
 
 def group_parts(rows: int, columns: int) -> list[Bytes]:
-    """Room for rows in groups of int8: codes, scale, minus, sum, and the last two by halves."""
+    """Room for a panel of rows in groups of int8: the records of groups, and of their halves."""
     groups = rows * -(-columns // GROUP)
-    return [np.zeros(groups * size, np.uint8) for size in (GROUP, 4, 4, 4, 8, 8)]
+    return [np.zeros(groups * size, np.uint8) for size in (GROUP + 12, 16)]
+
+
+def unpanel(parts: list[Bytes], rows: int) -> dict[str, np.ndarray]:
+    """What a panel holds, by name: codes (rows, groups, 32), the halves' (rows, groups, 2), the
+    others (rows, groups)."""
+    records = parts[0].reshape(-1, rows * (GROUP + 12))
+    halves = parts[1].reshape(-1, rows * 16)
+    groups = len(records)
+    cut = np.cumsum([rows * GROUP, rows * 4, rows * 4])
+    codes, scale, minus, total = (np.ascontiguousarray(p) for p in np.split(records, cut, axis=1))
+    minus_half, sum_half = (np.ascontiguousarray(p) for p in np.split(halves, [rows * 8], axis=1))
+    return {
+        "codes": codes.view(np.int8).reshape(groups, rows, GROUP).swapaxes(0, 1),
+        "scale": scale.view(np.float32).T,
+        "minus": minus.view(np.int32).T,
+        "sum": total.view(np.float32).T,
+        "minus_half": minus_half.view(np.int32).reshape(groups, rows, 2).swapaxes(0, 1),
+        "sum_half": sum_half.view(np.float32).reshape(groups, rows, 2).swapaxes(0, 1),
+    }
 
 
 def as_rounded(name: str, x: Floats, kernels: str) -> NDArray[np.float64]:
@@ -184,8 +203,10 @@ def _row_as_rounded(name: str, row: Floats, on: _native.Runtime) -> NDArray[np.f
         return (half.astype(np.uint32) << 16).view(np.float32)[: len(row)].astype(np.float64)
     parts = group_parts(1, len(row))
     _native.rows.quantise(on, row, parts)
-    codes = parts[0].view(np.int8).reshape(-1, GROUP).astype(np.float64)
-    return (codes * parts[1].view(np.float32)[:, None]).reshape(-1)[: len(row)]
+    found = unpanel(parts, 1)
+    return (found["codes"][0].astype(np.float64) * found["scale"][0][:, None]).reshape(-1)[
+        : len(row)
+    ]
 
 
 def same_bits(a: Floats, b: Floats) -> bool:

@@ -8,7 +8,6 @@ import pytest
 from guarded import guarded, poisoned
 from native_cases import (
     FORMATS,
-    GROUP,
     SETS,
     TILE,
     Case,
@@ -20,6 +19,7 @@ from native_cases import (
     random_tokens,
     runtime,
     same_bits,
+    unpanel,
 )
 
 from expertly import _native
@@ -62,43 +62,36 @@ def parts_of(name: str, x: Floats, kernels: str) -> list[np.ndarray]:
         return [rows.view(np.uint8).reshape(-1)]
     parts = [guarded(part) for part in group_parts(count, columns)]
     for index, row in enumerate(x):
-        own = [part.reshape(count, -1)[index] for part in parts]
-        _native.rows.quantise(on, guarded(row), own)
+        _native.rows.quantise(on, guarded(row), parts, count, index)
     return parts
 
 
 @pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_tiles_keep_to_their_weights_activations_and_results(name: str, kernels: str) -> None:
+    on = runtime(kernels)
+    most = _native.rows.max_rows(on)
     for columns in columns_of(name):
-        x = random_tokens(columns, COUNTS[-1])
+        x = random_tokens(columns, most)
         case = Case(name, TILE, columns)
-        tile, parts = tile_of(case), parts_of(name, x, kernels)
-        expected = runtime(kernels).linear(x, packed(case, random_blocks(case)))
-        for count in COUNTS:
-            y = poisoned((count, TILE))
-            # the last rows, so that what is read ends at the guard
-            tokens = guarded(np.arange(len(x) - count, len(x), dtype=np.int32))
-            _native.rows.tile(runtime(kernels), name, columns, tile, len(x), parts, tokens, y)
-            assert same_bits(y, expected[len(x) - count :])
-        y = poisoned((len(x), TILE))
-        _native.rows.tile(runtime(kernels), name, columns, tile, len(x), parts, None, y)
-        assert same_bits(y, expected)
+        tile = tile_of(case)
+        expected = on.linear(x, packed(case, random_blocks(case)))
+        for count in range(1, most + 1):
+            parts, y = parts_of(name, x[:count], kernels), poisoned((count, TILE))
+            _native.rows.tile(on, name, columns, tile, parts, y)
+            assert same_bits(y, expected[:count])
 
 
 @pytest.mark.parametrize("kernels", SETS)
-def test_rows_chosen_in_any_order_keep_to_their_arrays(kernels: str) -> None:
-    for name in ("q4_0", "q6_k", "f16", "bf16"):
-        case = Case(name, TILE, 256)
-        x = random_tokens(256, 9)
-        expected = runtime(kernels).linear(x, packed(case, random_blocks(case)))
-        chosen = np.array([8, 0, 3, 3, 8, 1], np.int32)
-        y = poisoned((len(chosen), TILE))
-        parts = parts_of(name, x, kernels)
-        _native.rows.tile(
-            runtime(kernels), name, 256, tile_of(case), len(x), parts, guarded(chosen), y
-        )
-        assert same_bits(y, expected[chosen])
+@pytest.mark.parametrize("name", FORMATS)
+def test_fetching_ahead_keeps_to_the_tile_and_changes_nothing(name: str, kernels: str) -> None:
+    columns = columns_of(name)[-1]
+    x, case = random_tokens(columns, 3), Case(name, TILE, columns)
+    parts, plain, fetching = parts_of(name, x, kernels), poisoned((3, TILE)), poisoned((3, TILE))
+    _native.rows.tile(runtime(kernels), name, columns, tile_of(case), parts, plain)
+    ahead = tile_of(case)
+    _native.rows.tile(runtime(kernels), name, columns, tile_of(case), parts, fetching, ahead)
+    assert same_bits(plain, fetching)
 
 
 @pytest.mark.parametrize("kernels", SETS)
@@ -128,10 +121,11 @@ def test_rows_to_groups_keep_to_their_arrays(kernels: str, length: int) -> None:
     x = guarded(random_tokens(length, 1)[0])
     parts = [guarded(part) for part in group_parts(1, length)]
     _native.rows.quantise(runtime(kernels), x, parts)
-    codes, scale = parts[0].view(np.int8), parts[1].view(np.float32)
+    found = unpanel(parts, 1)
+    codes, scale = found["codes"][0], found["scale"][0]
     assert (scale > 0).all()
-    assert not codes[length:].any()
-    restored = (codes.reshape(-1, GROUP) * scale[:, None]).reshape(-1)[:length]
+    assert not codes.reshape(-1)[length:].any()
+    restored = (codes * scale[:, None]).reshape(-1)[:length]
     assert np.abs(restored - x).max() <= np.abs(x).max() / 254 * (1 + 1e-5)
 
 
@@ -149,11 +143,15 @@ def test_parts_of_another_size_are_refused() -> None:
     case, x = Case("q4_0", TILE, 64), random_tokens(64, 3)
     parts, tile, y = parts_of("q4_0", x, SETS[0]), tile_of(case), poisoned((3, TILE))
     on = runtime(SETS[0])
-    for wrong in ([*parts[:5], parts[5][:-1]], parts[:5], [parts[0]]):
+    for wrong in ([parts[0], parts[1][:-1]], [*parts, parts[0]], parts[:1]):
         with pytest.raises(ValueError, match=r"parts|another size"):
-            _native.rows.tile(on, "q4_0", 64, tile, 3, wrong, None, y)
+            _native.rows.tile(on, "q4_0", 64, tile, wrong, y)
     with pytest.raises(ValueError, match="no tile"):
-        _native.rows.tile(on, "q4_0", 64, tile[:-1], 3, parts, None, y)
+        _native.rows.tile(on, "q4_0", 64, tile[:-1], parts, y)
+    with pytest.raises(ValueError, match="no tile"):
+        _native.rows.tile(on, "q4_0", 64, tile, parts, y, tile[:-1])
+    with pytest.raises(ValueError, match="no such panel"):
+        _native.rows.tile(on, "q4_0", 64, tile, parts, poisoned((99, TILE)))
     with pytest.raises(ValueError, match="no such row"):
-        _native.rows.tile(on, "q4_0", 64, tile, 3, parts, np.array([0, 3, 1], np.int32), y)
+        _native.rows.quantise(on, x[0], parts, 3, 3)
     assert np.isnan(y).all()

@@ -231,13 +231,11 @@ def test_the_best_kernel_set_comes_first_and_the_plain_one_is_always_there() -> 
 
 @pytest.mark.parametrize("kernels", SETS)
 def test_a_tile_writes_all_sixteen_results_of_a_row_and_no_more(kernels: str) -> None:
-    case, count = Case("f32", TILE, 3), 5
+    case, count = Case("f32", TILE, 3), 4
     weights = random_blocks(case).view(np.float32).reshape(TILE, 3)
     tile = np.ascontiguousarray(weights.T).view(np.uint8).reshape(-1)
     x = random_tokens(3, count)
     y = np.full((count + 1, TILE), np.nan, np.float32)
-    _native.rows.tile(
-        runtime(kernels), "f32", 3, tile, count, [x.view(np.uint8).reshape(-1)], None, y[:count]
-    )
+    _native.rows.tile(runtime(kernels), "f32", 3, tile, [x.view(np.uint8).reshape(-1)], y[:count])
     assert np.isfinite(y[:count]).all() and np.isnan(y[count]).all()
     assert np.allclose(y[:count], product(x, weights), rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from native_cases import GROUP, SETS, Floats, group_parts, runtime, same_bits
+from native_cases import GROUP, SETS, Floats, group_parts, runtime, same_bits, unpanel
 
 from expertly import _native
 from expertly.config import Glu
@@ -26,9 +26,7 @@ def row(length: int, seed: int = 0) -> Floats:
 def quantised(kernels: str, x: Floats) -> dict[str, np.ndarray]:
     parts = group_parts(1, len(x))
     _native.rows.quantise(runtime(kernels), x, parts)
-    kinds = (np.int8, np.float32, np.int32, np.float32, np.int32, np.float32)
-    names = ("codes", "scale", "minus", "sum", "minus_half", "sum_half")
-    return {name: part.view(kind) for name, part, kind in zip(names, parts, kinds, strict=True)}
+    return {name: part[0].reshape(-1) for name, part in unpanel(parts, 1).items()}
 
 
 @pytest.mark.parametrize("kernels", SETS)
