@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expertly.checkpoint.finding import find_all, view_of
+from expertly.checkpoint.gguf_loading import load_gguf, open_gguf
 from expertly.checkpoint.locating import locate
 from expertly.checkpoint.native_loading import load_folder
 from expertly.checkpoint.shards import Entry, Reader, read_json, reader
@@ -27,45 +28,61 @@ NativeDtype = Literal["native", "int8", "int4"]
 
 @overload
 def load(
-    model: str | Path,
-    dtype: TorchDtype = "float32",
-    *,
-    threads: int | None = None,
-    kernels: str = "",
+    model: str | Path, dtype: TorchDtype, *, threads: int | None = None, kernels: str = ""
 ) -> Decoder: ...
 @overload
 def load(
     model: str | Path, dtype: NativeDtype, *, threads: int | None = None, kernels: str = ""
 ) -> NativeDecoder: ...
+@overload
 def load(
-    model: str | Path, dtype: str = "float32", *, threads: int | None = None, kernels: str = ""
+    model: str | Path, dtype: None = None, *, threads: int | None = None, kernels: str = ""
+) -> Decoder | NativeDecoder: ...
+def load(
+    model: str | Path, dtype: str | None = None, *, threads: int | None = None, kernels: str = ""
 ) -> Decoder | NativeDecoder:
-    """The model in a folder or of a hub id, ready to run; its tokenizer too, if it has one.
+    """The model in a folder, a GGUF file or of a hub id, ready to run; its tokenizer too, if it
+    has one.
 
     float32 and bfloat16 are computed by torch, and can be trained and saved. "native" (weights as
     they are stored), "int8" and "int4" (quantised as they are read) run on our own kernels, with
     `threads` (all usable cores unless given) and the instruction set `kernels` (the best that the
-    processor has unless given).
+    processor has unless given). A folder is loaded as float32 and a GGUF file as "native", unless
+    `dtype` says otherwise.
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
+    is_gguf = str(model).endswith(".gguf")
+    dtype = dtype or ("native" if is_gguf else "float32")
     if dtype not in _DTYPES and dtype not in _NATIVE:
         known = ", ".join((*_DTYPES, *_NATIVE))
         raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {known}")
+    threads = threads or usable_cores()
+    if is_gguf:
+        return _from_gguf(Path(model), dtype, threads, kernels)
     folder = locate(model)
     config = read_config(read_json(folder / "config.json"))
-    tokenizer = Tokenizer.open(folder) if (folder / "tokenizer.json").exists() else None
     decoder: Decoder | NativeDecoder
     if dtype in _DTYPES:
         decoder = _torch_decoder(config, folder, _DTYPES[dtype])
     else:
-        threads = threads or usable_cores()
-        decoder = NativeDecoder(
-            config, load_folder(config, folder, dtype, threads), threads, kernels
-        )
-    decoder.tokenizer = tokenizer
+        weights = load_folder(config, folder, dtype, threads)
+        decoder = NativeDecoder(config, weights, threads, kernels)
+    if (folder / "tokenizer.json").exists():
+        decoder.tokenizer = Tokenizer.open(folder)
     return decoder
+
+
+def _from_gguf(path: Path, dtype: str, threads: int, kernels: str) -> NativeDecoder:
+    if dtype not in _NATIVE:
+        raise InputError(
+            f"dtype {dtype} for {path.name}: a GGUF file runs on the native kernels alone",
+            hint=f"use one of {', '.join(_NATIVE)}",
+        )
+    file, config = open_gguf(path)
+    weights = load_gguf(file, config, dtype, threads)
+    return NativeDecoder(config, weights, threads, kernels)
 
 
 def _torch_decoder(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Decoder:

@@ -47,7 +47,7 @@ def command(
         raise InputError("no text to observe", hint="give one with --text FILE")
     # files first: a typing slip should not wait for a model to load
     texts = read_texts(files, max_tokens) if files else _packaged(max_tokens)
-    report = _watch(load(bundled() if model is None else model), texts, max_tokens)
+    report = _watch(load(bundled() if model is None else model, "float32"), texts, max_tokens)
     if as_json:
         print(json.dumps(report.to_dict()))
     else:

@@ -61,7 +61,7 @@ def read_trainer(folder: Path) -> dict[str, Any]:
 def read_checkpoint(folder: Path, recipe: OptimiserRecipe) -> State:
     """The state in a verified checkpoint; torch's, numpy's and Python's generators too."""
     trainer = read_trainer(folder)
-    model = load(folder / "model").train()
+    model = load(folder / "model", "float32").train()
     optimisers = make_optimisers(model, recipe)
     restore_optimisers(optimisers, model, load_file(folder / "optimiser.safetensors"))
     restore_random_states(trainer["random"])
