@@ -1,15 +1,16 @@
 """Which tensors a config asks for, held against those that a folder has: strict both ways."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from expertly.checkpoint.shards import Entry, find
+from expertly.checkpoint.shards import Entry, find, of_type
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError
-from expertly.families import stored_tensors
-from expertly.families.naming import Part, Stored
+from expertly.families import coded_tensors, stored_tensors
+from expertly.families.naming import Part
 
 _LISTED = 5
 
@@ -18,14 +19,19 @@ def find_all(config: ModelConfig, folder: Path) -> dict[str, Entry]:
     """Where the tensors of `config` lie in the folder's files. Raises CheckpointError unless they
     are all there, of the shapes that `config` asks for, and nothing is left over."""
     entries = find(folder)
-    stored = list(stored_tensors(config))
-    _check_names(stored, entries, config, folder)
-    for tensor in stored:
-        entry = entries[tensor.name]
-        if entry.shape != tensor.shape:
+    floats = {tensor.name: tensor.shape for tensor in stored_tensors(config)}
+    codes: dict[str, tuple[int, ...]] = {}
+    for coded in coded_tensors(config):
+        codes |= {coded.codes: (*coded.shape, 16), coded.scales: coded.shape}
+    _check_names({*floats, *codes}, entries, config, folder)
+    for name, shape in (floats | codes).items():
+        entry = entries[name]
+        if (entry.dtype == torch.uint8) != (name in codes):
+            raise of_type(entry.file, name, "U8" if name in floats else str(entry.dtype))
+        if entry.shape != shape:
             raise CheckpointError(
-                f"tensor {tensor.name} in {entry.file.name} has shape {entry.shape}, "
-                f"the config asks for {tensor.shape}",
+                f"tensor {name} in {entry.file.name} has shape {entry.shape}, "
+                f"the config asks for {shape}",
                 hint="config.json and weights belong to different models; download both again",
             )
     return entries
@@ -45,9 +51,8 @@ def _is_harmless(name: str, config: ModelConfig) -> bool:
 
 
 def _check_names(
-    stored: Iterable[Stored], entries: dict[str, Entry], config: ModelConfig, folder: Path
+    wanted: set[str], entries: dict[str, Entry], config: ModelConfig, folder: Path
 ) -> None:
-    wanted = {tensor.name for tensor in stored}
     missing = sorted(wanted - entries.keys())
     left = sorted(name for name in entries.keys() - wanted if not _is_harmless(name, config))
     if missing:

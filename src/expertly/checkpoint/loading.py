@@ -6,6 +6,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from expertly.checkpoint.coded import fill_coded
 from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.gguf_loading import load_gguf, open_gguf
 from expertly.checkpoint.locating import locate
@@ -13,7 +14,7 @@ from expertly.checkpoint.native_loading import load_folder
 from expertly.checkpoint.shards import Entry, Reader, read_json, reader
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError, InputError
-from expertly.families import read_config, stored_tensors
+from expertly.families import coded_tensors, read_config, stored_tensors
 from expertly.families.naming import Part, Stored
 from expertly.machine import usable_cores
 from expertly.model import Decoder, NativeDecoder
@@ -99,6 +100,8 @@ def fill(decoder: Decoder, entries: dict[str, Entry]) -> None:
     with torch.no_grad(), reader() as source:
         for tensor in stored_tensors(decoder.config):
             _fill_one(tensor, entries[tensor.name], parameters, source)
+        for coded in coded_tensors(decoder.config):
+            fill_coded(coded, parameters, entries, source)
         if decoder.config.is_tied:
             _check_tied(entries, decoder.embed_VD, source)
 

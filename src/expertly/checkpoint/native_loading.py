@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from expertly import _native
+from expertly.checkpoint.coded import MXFP4, coded_jobs
 from expertly.checkpoint.filling import Bytes, Job, ReadRows, fill
 from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.shards import Entry, Reader, reader
 from expertly.config import ModelConfig
-from expertly.families import parameters, stored_tensors
+from expertly.families import coded_tensors, parameters, stored_tensors
 from expertly.families.naming import Part, Stored
 from expertly.model.allocate import Formats, allocate
 from expertly.model.weights import NativeWeights, Place, Shape, is_matrix, is_router, places
@@ -31,6 +32,8 @@ def load_folder(config: ModelConfig, folder: Path, dtype: str, threads: int) -> 
     weights = allocate(wanted, _formats(config, entries, dtype, wanted))
     with reader() as source:
         fill(_all_plain_jobs(config, entries, shapes, weights, source), threads)
+        for coded in coded_tensors(config):
+            fill(coded_jobs(coded, entries, weights, source), threads)
         for stored in stored_tensors(config):
             if not _is_plain(stored):
                 tensor = source.read(stored.name, entries[stored.name])
@@ -46,6 +49,8 @@ def _formats(
         for stored in stored_tensors(config)
         for part in stored.parts
     }
+    for coded in coded_tensors(config):
+        stored_as |= {part.parameter: MXFP4.name for part in coded.parts}
 
     def format_of(place: Place) -> str:
         if is_router(place.parameter):

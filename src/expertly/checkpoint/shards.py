@@ -21,7 +21,8 @@ from torch import Tensor
 
 from expertly.errors import CheckpointError
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {**_FLOATS, "U8": torch.uint8}
 _INDEX = "model.safetensors.index.json"
 _AGAIN = "download or copy the model again"
 
@@ -106,12 +107,16 @@ def _header(file: Path) -> dict[str, Entry]:
 
 def _entry(file: Path, name: str, info: dict[str, Any], start: int) -> Entry:
     if info["dtype"] not in _DTYPES:
-        raise CheckpointError(
-            f"tensor {name} in {file.name} is of type {info['dtype']}",
-            hint=f"give weights of type {', '.join(_DTYPES)}",
-        )
+        raise of_type(file, name, info["dtype"])
     shape = tuple(info["shape"])
     return Entry(file, _DTYPES[info["dtype"]], shape, start + info["data_offsets"][0])
+
+
+def of_type(file: Path, name: str, kind: str) -> CheckpointError:
+    return CheckpointError(
+        f"tensor {name} in {file.name} is of type {kind}",
+        hint=f"give weights of type {', '.join(_FLOATS)}",
+    )
 
 
 class Reader:

@@ -3,7 +3,7 @@
 One module a `model_type`, each with `read_config` and `stored_tensors`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -23,14 +23,16 @@ from expertly.families import (
     qwen3,
     qwen3_moe,
 )
-from expertly.families.naming import Names, Part, Stored
+from expertly.families.naming import Coded, Names, Part, Stored
 from expertly.families.parameters import parameters
 from expertly.families.reading import show
 
 __all__ = [
     "FAMILIES",
+    "Coded",
     "Part",
     "Stored",
+    "coded_tensors",
     "model_types",
     "parameters",
     "read_config",
@@ -82,3 +84,8 @@ def stored_tensors(config: ModelConfig) -> Names:
     use the same names): name, shape there, and which parameters it fills."""
     names: Names = FAMILIES[config.family].stored_tensors(config)
     return names
+
+
+def coded_tensors(config: ModelConfig) -> Iterator[Coded]:
+    """What a checkpoint keeps as codes and scales instead; only gpt-oss has such."""
+    return gpt_oss.coded_tensors(config) if config.family == "gpt_oss" else iter(())

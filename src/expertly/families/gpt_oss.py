@@ -1,7 +1,7 @@
-"""gpt-oss with plain weights: attention sinks, a biased router, clamped experts with biases.
-Defaults are those of transformers' `GptOssConfig`."""
+"""gpt-oss, its experts plain or in MXFP4: attention sinks, a biased router, clamped experts with
+biases. Defaults are those of transformers' `GptOssConfig`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,15 @@ from expertly.config import (
     YarnScaling,
 )
 from expertly.families.common import assemble, read_attention, read_num_layers, read_windows
-from expertly.families.naming import Names, Part, Stored, llama_names, whole
+from expertly.families.naming import (
+    Coded,
+    CodedPart,
+    Names,
+    Part,
+    Stored,
+    llama_names,
+    whole,
+)
 from expertly.families.reading import Keys
 
 _ROPE = {
@@ -31,7 +39,10 @@ _ROPE = {
 
 def read_config(hf: Mapping[str, Any]) -> ModelConfig:
     has_rope = bool(hf.get("rope_parameters") or hf.get("rope_scaling"))
-    keys = Keys(hf if has_rope else {**hf, "rope_scaling": _ROPE})
+    spelled = {**hf} if has_rope else {**hf, "rope_scaling": _ROPE}
+    if is_coded(hf):
+        del spelled["quantization_config"]
+    keys = Keys(spelled)
     num_layers = read_num_layers(keys)
     max_context = keys.size("max_position_embeddings", default=131072)
     attention = _attention(keys, max_context)
@@ -48,6 +59,12 @@ def read_config(hf: Mapping[str, Any]) -> ModelConfig:
         norm=Norm(eps=keys.number("rms_norm_eps", default=1e-5)),
         max_context=max_context,
     )
+
+
+def is_coded(hf: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that experts are MXFP4."""
+    how = hf.get("quantization_config")
+    return isinstance(how, Mapping) and how.get("quant_method") == "mxfp4"
 
 
 def _attention(keys: Keys, max_context: int) -> Attention:
@@ -88,14 +105,8 @@ def _mixture_names(layer: int, config: ModelConfig) -> Names:
     yield whole(f"{here}.router.weight", (E, D), f"{ours}.router.w_ED")
     yield whole(f"{here}.router.bias", (E,), f"{ours}.router.b_E")
     experts = f"{ours}.experts"
-    yield Stored(
-        f"{here}.experts.gate_up_proj",
-        (E, D, 2 * F),
-        (
-            Part(f"{experts}.w_gate_EFD", view=lambda w: w[:, :, 0::2].mT),
-            Part(f"{experts}.w_up_EFD", view=lambda w: w[:, :, 1::2].mT),
-        ),
-    )
+    if not is_coded(config.source):
+        yield from _plain_experts(here, experts, mixture, D)
     yield Stored(
         f"{here}.experts.gate_up_proj_bias",
         (E, 2 * F),
@@ -104,6 +115,36 @@ def _mixture_names(layer: int, config: ModelConfig) -> Names:
             Part(f"{experts}.b_up_EF", view=lambda b: b[:, 1::2]),
         ),
     )
+    yield whole(f"{here}.experts.down_proj_bias", (E, D), f"{experts}.b_down_ED")
+
+
+def _plain_experts(here: str, experts: str, mixture: Mixture, D: int) -> Names:
+    E, F = mixture.num_experts, mixture.expert_size
+    yield Stored(
+        f"{here}.experts.gate_up_proj",
+        (E, D, 2 * F),
+        (
+            Part(f"{experts}.w_gate_EFD", view=lambda w: w[:, :, 0::2].mT),
+            Part(f"{experts}.w_up_EFD", view=lambda w: w[:, :, 1::2].mT),
+        ),
+    )
     down = Part(f"{experts}.w_down_EDF", view=lambda w: w.mT)
     yield Stored(f"{here}.experts.down_proj", (E, F, D), (down,))
-    yield whole(f"{here}.experts.down_proj_bias", (E, D), f"{experts}.b_down_ED")
+
+
+def coded_tensors(config: ModelConfig) -> Iterator[Coded]:
+    """The experts that MXFP4 keeps: gate and up rows by turns, not transposed."""
+    if not is_coded(config.source):
+        return
+    for layer in config.mixture_layers:
+        mixture, D = config.layers[layer].feed_forward, config.hidden_size
+        assert isinstance(mixture, Mixture)
+        E, F = mixture.num_experts, mixture.expert_size
+        here, ours = f"model.layers.{layer}.mlp.experts", f"layers.{layer}.feed_forward.experts"
+        gate_up = (CodedPart(f"{ours}.w_gate_EFD", 0, 2), CodedPart(f"{ours}.w_up_EFD", 1, 2))
+        down = (CodedPart(f"{ours}.w_down_EDF", 0, 1),)
+        for name, rows, columns, parts in (
+            (f"{here}.gate_up_proj", 2 * F, D, gate_up),
+            (f"{here}.down_proj", D, F, down),
+        ):
+            yield Coded(f"{name}_blocks", f"{name}_scales", (E, rows, -(-columns // 32)), parts)

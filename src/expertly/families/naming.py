@@ -34,6 +34,27 @@ class Stored:
     parts: tuple[Part, ...]
 
 
+@dataclass(frozen=True)
+class CodedPart:
+    """Every `step`-th row of a stored expert from `first` on: one parameter's expert."""
+
+    parameter: str
+    first: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A stack of experts in MXFP4 (OCP Microscaling 1.0) as gpt-oss keeps it: `codes` uint8
+    (experts, rows, groups, 16), a byte two neighbours, the first in its low half; `scales` uint8
+    (experts, rows, groups), exponents of two with a bias of 127. A group is 32 columns."""
+
+    codes: str
+    scales: str
+    shape: tuple[int, int, int]  # experts, rows, groups
+    parts: tuple[CodedPart, ...]
+
+
 Names = Iterator[Stored]
 
 
