@@ -8,6 +8,7 @@ import numpy as np
 
 from expertly import _native
 from expertly.checkpoint.filling import Bytes, Job, ReadRows, fill
+from expertly.checkpoint.native_loading import kept_or_quantised
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError
 from expertly.families import parameters
@@ -26,9 +27,8 @@ from expertly.formats.dequantise import dequantise
 from expertly.formats.gguf import Gguf, GgufTensor
 from expertly.formats.gguf_reader import Reader, reader
 from expertly.model.allocate import Formats, allocate
-from expertly.model.weights import Floats, NativeWeights, Place, Shape, is_matrix, is_router, places
+from expertly.model.weights import Floats, NativeWeights, Place, Shape, is_matrix, places
 
-_QUANTISED = {"int8": "q8_0", "int4": "i4"}
 # tensors like these say nothing new
 _HARMLESS = (*ROPE_TENSORS, "rope_freqs")
 _MOST_ROPE_FACTORS = 1 << 16
@@ -102,16 +102,10 @@ def _check(file: Gguf, stored: list[GgufStored]) -> None:
 
 
 def _formats(file: Gguf, stored: list[GgufStored], dtype: str, wanted: list[Place]) -> Formats:
-    kept = {
+    stored_as = {
         part.parameter: file.tensors[each.name].block.name for each in stored for part in each.parts
     }
-
-    def format_of(place: Place) -> str:
-        if is_router(place.parameter):
-            return "f32"
-        return _QUANTISED.get(dtype) or kept[place.parameter]
-
-    return {(place.parameter, place.expert): format_of(place) for place in wanted}
+    return kept_or_quantised(wanted, stored_as, dtype)
 
 
 def _all_jobs(
@@ -143,10 +137,13 @@ def _row_reader(
         if part.paired_heads is None:
             source.read_into(room, tensor, (start + first) * stride)
             return _blocks(room, tensor.block, matrix, count)
-        # rows of a head are spread over it: all of them are read, which few tensors need
-        rows = source.read(tensor).reshape(-1, stride)
-        order = rows_in_order(matrix.rows, part.paired_heads)[first : first + count]
-        return _blocks(rows[order].reshape(-1), tensor.block, matrix, count)
+        # rows of a head are spread over it: whole heads are read
+        head = matrix.rows // part.paired_heads
+        begin, end = first // head * head, -(-(first + count) // head) * head
+        raw = source.read(tensor, (start + begin) * stride, (end - begin) * stride)
+        order = np.array(rows_in_order(end - begin, (end - begin) // head))
+        rows = raw.reshape(-1, stride)[order[first - begin : first - begin + count]]
+        return _blocks(rows.reshape(-1), tensor.block, matrix, count)
 
     return read
 

@@ -11,14 +11,18 @@ from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.gguf_loading import load_gguf, open_gguf
 from expertly.checkpoint.locating import locate
 from expertly.checkpoint.native_loading import load_folder
+from expertly.checkpoint.packed_loading import load_packed
 from expertly.checkpoint.shards import Entry, Reader, read_json, reader
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError, InputError
 from expertly.families import coded_tensors, read_config, stored_tensors
 from expertly.families.naming import Part, Stored
+from expertly.formats.packed import is_packed
 from expertly.machine import usable_cores
 from expertly.model import Decoder, NativeDecoder
+from expertly.model.weights import NativeWeights
 from expertly.text import Tokenizer
+from expertly.text.gguf_tokenizer import tokenizer_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _NATIVE = ("native", "int8", "int4")
@@ -42,48 +46,61 @@ def load(
 def load(
     model: str | Path, dtype: str | None = None, *, threads: int | None = None, kernels: str = ""
 ) -> Decoder | NativeDecoder:
-    """The model in a folder, a GGUF file or of a hub id, ready to run; its tokenizer too, if it
-    has one.
+    """The model in a folder (packed or not), in a GGUF file or of a hub id, ready to run; with its
+    tokenizer, if it has one.
 
     float32 and bfloat16 are computed by torch, and can be trained and saved. "native" (weights as
     they are stored), "int8" and "int4" (quantised as they are read) run on our own kernels, with
     `threads` (all usable cores unless given) and the instruction set `kernels` (the best that the
-    processor has unless given). A folder is loaded as float32 and a GGUF file as "native", unless
-    `dtype` says otherwise.
+    processor has unless given). A folder is loaded as float32, a GGUF file and a packed folder as
+    "native", unless `dtype` says otherwise.
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
-    is_gguf = str(model).endswith(".gguf")
-    dtype = dtype or ("native" if is_gguf else "float32")
-    if dtype not in _DTYPES and dtype not in _NATIVE:
+    if dtype is not None and dtype not in _DTYPES and dtype not in _NATIVE:
         known = ", ".join((*_DTYPES, *_NATIVE))
         raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {known}")
     threads = threads or usable_cores()
-    if is_gguf:
-        return _from_gguf(Path(model), dtype, threads, kernels)
+    if str(model).endswith(".gguf"):
+        _check_dtype(model, dtype or "native", _NATIVE)
+        file, config = open_gguf(Path(model))
+        weights = load_gguf(file, config, dtype or "native", threads)
+        tokenizer = tokenizer_of(file.metadata)
+        return _native_decoder(config, weights, tokenizer, threads, kernels)
     folder = locate(model)
+    if is_packed(folder):
+        _check_dtype(model, dtype or "native", ("native",))
+        return _native_decoder(*load_packed(folder, threads), threads, kernels)
     config = read_config(read_json(folder / "config.json"))
-    decoder: Decoder | NativeDecoder
-    if dtype in _DTYPES:
-        decoder = _torch_decoder(config, folder, _DTYPES[dtype])
-    else:
+    has_tokenizer = (folder / "tokenizer.json").exists()
+    tokenizer = Tokenizer.open(folder) if has_tokenizer else None
+    if dtype in _NATIVE:
         weights = load_folder(config, folder, dtype, threads)
-        decoder = NativeDecoder(config, weights, threads, kernels)
-    if (folder / "tokenizer.json").exists():
-        decoder.tokenizer = Tokenizer.open(folder)
+        return _native_decoder(config, weights, tokenizer, threads, kernels)
+    decoder = _torch_decoder(config, folder, _DTYPES[dtype or "float32"])
+    decoder.tokenizer = tokenizer
     return decoder
 
 
-def _from_gguf(path: Path, dtype: str, threads: int, kernels: str) -> NativeDecoder:
-    if dtype not in _NATIVE:
+def _check_dtype(model: str | Path, dtype: str, known: tuple[str, ...]) -> None:
+    if dtype not in known:
         raise InputError(
-            f"dtype {dtype} for {path.name}: a GGUF file runs on the native kernels alone",
-            hint=f"use one of {', '.join(_NATIVE)}",
+            f"dtype {dtype} for {model}, whose weights run on the native kernels alone",
+            hint=f"use {' or '.join(known)}",
         )
-    file, config = open_gguf(path)
-    weights = load_gguf(file, config, dtype, threads)
-    return NativeDecoder(config, weights, threads, kernels)
+
+
+def _native_decoder(
+    config: ModelConfig,
+    weights: NativeWeights,
+    tokenizer: Tokenizer | None,
+    threads: int,
+    kernels: str,
+) -> NativeDecoder:
+    decoder = NativeDecoder(config, weights, threads, kernels)
+    decoder.tokenizer = tokenizer
+    return decoder
 
 
 def _torch_decoder(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Decoder:

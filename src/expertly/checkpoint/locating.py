@@ -30,7 +30,7 @@ _HINT = "give a model's folder or a hub id such as owner/name"
 
 def bundled() -> Path:
     """The folder of the model that comes with the package."""
-    folder = Path(str(resources.files("expertly"))) / "bundled"
+    folder = Path(str(resources.files("expertly").joinpath("bundled")))
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             "this installation has no bundled model", hint="install expertly again, or " + _HINT

@@ -11,6 +11,7 @@ from expertly import _native
 from expertly.checkpoint.coded import MXFP4, coded_jobs
 from expertly.checkpoint.filling import Bytes, Job, ReadRows, fill
 from expertly.checkpoint.finding import find_all, view_of
+from expertly.checkpoint.recipe import formats_of, recipe_of_bits
 from expertly.checkpoint.shards import Entry, Reader, reader
 from expertly.config import ModelConfig
 from expertly.families import coded_tensors, parameters, stored_tensors
@@ -20,7 +21,7 @@ from expertly.model.weights import NativeWeights, Place, Shape, is_matrix, is_ro
 
 _FORMATS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _DTYPES = {name: dtype for dtype, name in _FORMATS.items()}
-_QUANTISED = {"int8": "q8_0", "int4": "i4"}
+_BITS = {"int8": 8, "int4": 4}
 
 
 def load_folder(config: ModelConfig, folder: Path, dtype: str, threads: int) -> NativeWeights:
@@ -52,12 +53,18 @@ def _formats(
     for coded in coded_tensors(config):
         stored_as |= {part.parameter: MXFP4.name for part in coded.parts}
 
-    def format_of(place: Place) -> str:
-        if is_router(place.parameter):
-            return "f32"
-        return _QUANTISED.get(dtype) or stored_as[place.parameter]
+    return kept_or_quantised(wanted, stored_as, dtype)
 
-    return {(place.parameter, place.expert): format_of(place) for place in wanted}
+
+def kept_or_quantised(wanted: list[Place], stored_as: dict[str, str], dtype: str) -> Formats:
+    """The format of each matrix for a dtype: as parameters are stored, or as `expertly pack`
+    quantises them at so many bits; routers are f32."""
+    if dtype in _BITS:
+        return formats_of(recipe_of_bits(_BITS[dtype]), wanted)
+    return {
+        (p.parameter, p.expert): "f32" if is_router(p.parameter) else stored_as[p.parameter]
+        for p in wanted
+    }
 
 
 def _is_plain(stored: Stored) -> bool:

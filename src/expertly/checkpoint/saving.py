@@ -2,8 +2,8 @@
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,11 +55,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     first, then one rename. Nothing is left of it otherwise."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists already", hint="give a new folder or remove that one")
-    partial: Path | None = None
+    # named before it is made, so that an interrupt at any moment leaves nothing behind
+    partial = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        partial.chmod(0o755)
+        partial.mkdir(parents=True)
         yield partial
         for path in [*partial.rglob("*"), partial]:
             _sync(path)
@@ -72,7 +71,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             f"{folder} cannot be written: {reason}", hint="free some space or choose another place"
         ) from None
     finally:
-        if partial is not None and partial.exists():
+        if partial.exists():
             shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ import expertly
 VERBS: Mapping[str, str] = {
     "plan": "Count a model before downloading it: parameters, bytes, memory.",
     "run": "Write text with a model or chat with it, its experts shown if asked.",
+    "pack": "Quantise a model into a folder that loads at once, or into a GGUF file.",
     "train": "Train a model as a recipe says: tokenizer, data, checkpoints, final model.",
     "observe": "Measure what the experts of a model do on texts.",
     "bench": "Measure how fast a model runs here, beside what limits it; ends with a line of JSON.",

@@ -36,24 +36,42 @@ class Arch:
     is_truncated: bool = True  # of YaRN's ramp
     has_window_every_other: bool = False  # else a window is every layer's
     second_norm: str = "ffn_norm"
+    eps_key: str = "attention.layer_norm_rms_epsilon"
+    counts_shared: bool = False  # shared experts are counted, each as wide as a routed one
+    # what llama.cpp takes
+    has_own_head: bool = False  # output.weight must be there, in tied models too
+    takes_divisors: bool = False  # tensors that divide rope's frequencies
+    takes_any_width: bool = False  # of the heads together
+    output_bias: Literal["never", "maybe", "always"] = "never"  # of attention
 
 
 ARCHS: Mapping[str, Arch] = MappingProxyType(
     {
         "llama": Arch(
-            dense_family="llama", mixture_family="mixtral", router=_NORMED, is_permuted=True
+            dense_family="llama",
+            mixture_family="mixtral",
+            router=_NORMED,
+            is_permuted=True,
+            takes_divisors=True,
+            takes_any_width=True,
+            output_bias="maybe",
         ),
         "qwen2": Arch(dense_family="qwen2"),
-        "qwen2moe": Arch(mixture_family="qwen2_moe", has_shared_gate=True),
-        "qwen3": Arch(dense_family="qwen3", qk_norm="head"),
-        "qwen3moe": Arch(mixture_family="qwen3_moe", qk_norm="head", router=_NORMED),
-        "olmoe": Arch(mixture_family="olmoe", qk_norm="projection"),
+        "qwen2moe": Arch(mixture_family="qwen2_moe", has_shared_gate=True, has_own_head=True),
+        "qwen3": Arch(dense_family="qwen3", qk_norm="head", takes_any_width=True),
+        "qwen3moe": Arch(
+            mixture_family="qwen3_moe", qk_norm="head", router=_NORMED, takes_any_width=True
+        ),
+        "olmoe": Arch(mixture_family="olmoe", qk_norm="projection", has_own_head=True),
         "phimoe": Arch(
             mixture_family="phimoe",
             router=Router(rule="sparsemixer", jitter=0.01),
             norm="layer",
             has_norm_bias=True,
             has_head_bias=True,
+            has_own_head=True,
+            takes_divisors=True,
+            output_bias="always",
         ),
         "dbrx": Arch(
             mixture_family="dbrx",
@@ -61,8 +79,10 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
             norm="layer",
             has_merged_qkv=True,
             second_norm="attn_output_norm",
+            eps_key="attention.layer_norm_epsilon",
+            has_own_head=True,
         ),
-        "deepseek": Arch(mixture_family="deepseek", is_permuted=True),
+        "deepseek": Arch(mixture_family="deepseek", is_permuted=True, counts_shared=True),
         "gpt-oss": Arch(
             mixture_family="gpt_oss",
             router=Router(norm_p=1.0, has_bias=True),
@@ -72,6 +92,9 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
             is_truncated=False,
             has_window_every_other=True,
             second_norm="post_attention_norm",
+            has_own_head=True,
+            takes_any_width=True,
+            output_bias="always",
         ),
     }
 )

@@ -1,98 +1,26 @@
 """A GGUF file's metadata as a `ModelConfig`. Keys of the architecture that nobody knows are
 refused; general.* and tokenizer.* are other readers'."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from expertly.config import (
     Attention,
     Dense,
     Layer,
-    LinearScaling,
-    LongScaling,
     Mixture,
     ModelConfig,
     Norm,
     Rope,
     Router,
-    YarnScaling,
 )
 from expertly.errors import ConfigError
 from expertly.families.gguf_archs import Arch, arch_of
+from expertly.families.gguf_keys import GgufKeys
+from expertly.families.gguf_rope import ReadFloats, Shapes, read_scaling
 
-Shapes = Mapping[str, tuple[int, ...]]
-ReadFloats = Callable[[str], tuple[float, ...]]
-
-# said of a model, but nothing that its logits depend on, or said again by its tensors
-_WITHOUT_MEANING = (
-    "vocab_size",
-    "rope.scaling.finetuned",
-    "attention.causal",
-    "tensor_data_layout",
-    "use_parallel_residual",
-)
 _SOFTMAX_GATINGS = (None, 0, 1, 3)  # absent, none, softmax, softmax over the chosen
-
-
-class GgufKeys:
-    """The keys of an architecture, each read once by its name without the prefix."""
-
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self.arch: str = metadata.get("general.architecture", "")
-        self._metadata = metadata
-        self._read: set[str] = set()
-
-    def get(self, name: str) -> Any:
-        self._read.add(name)
-        return self._metadata.get(f"{self.arch}.{name}")
-
-    def size(self, name: str, default: int | None = None) -> int:
-        """A whole number, 0 or more; an array that says it for each layer must say one thing."""
-        found = self.get(name)
-        if isinstance(found, list) and found and all(item == found[0] for item in found):
-            found = found[0]
-        if found is None and default is not None:
-            return default
-        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 40:
-            raise self.error(name, found, "a whole number")
-        return found
-
-    def number(self, name: str, default: float | None = None) -> float:
-        found = self.get(name)
-        if found is None and default is not None:
-            return default
-        is_number = isinstance(found, int | float) and not isinstance(found, bool)
-        if not is_number or not math.isfinite(found):
-            raise self.error(name, found, "a number")
-        return float(found)
-
-    def must_be(self, name: str, *allowed: Any) -> None:
-        found = self.get(name)
-        if found not in allowed:
-            raise self.error(name, found, " or ".join(repr(value) for value in allowed))
-
-    def error(self, name: str, found: object, wanted: str) -> ConfigError:
-        said = "is missing" if found is None else f"is {str(found)[:60]!r}"
-        return ConfigError(
-            f"{self.arch}.{name} {said}; wanted is {wanted}",
-            hint="convert the model again with a current tool",
-        )
-
-    def finish(self) -> None:
-        """Raises ConfigError for keys of the architecture that were not read."""
-        prefix = f"{self.arch}."
-        known = self._read.union(_WITHOUT_MEANING)
-        left = sorted(
-            key
-            for key in self._metadata
-            if key.startswith(prefix) and key[len(prefix) :] not in known
-        )
-        if left:
-            raise ConfigError(
-                f"the keys {', '.join(left[:5])} are not known for {self.arch}",
-                hint="a newer kind of this architecture; this version cannot run it",
-            )
 
 
 def read_gguf_config(
@@ -106,21 +34,22 @@ def read_gguf_config(
     vocab_size, hidden_size = _embedding(shapes)
     if keys.size("embedding_length") != hidden_size:
         raise keys.error("embedding_length", keys.get("embedding_length"), f"{hidden_size}")
+    keys.must_be("attention.causal", None, True)
+    keys.must_be("use_parallel_residual", None, False)
     attention = _attention(keys, arch, hidden_size, shapes, read_floats)
-    eps_key = "attention.layer_norm_rms_epsilon"
-    eps = keys.number(eps_key if keys.get(eps_key) is not None else "attention.layer_norm_epsilon")
+    ids = {which: _id(metadata, which, vocab_size) for which in ("bos", "eos", "eot", "padding")}
     config = ModelConfig(
         family=_family(keys, arch),
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         max_context=keys.size("context_length"),
         layers=_layers(keys, arch, attention, shapes),
-        norm=Norm(kind=arch.norm, eps=eps, has_bias=arch.has_norm_bias),
+        norm=Norm(kind=arch.norm, eps=keys.number(arch.eps_key), has_bias=arch.has_norm_bias),
         is_tied="output.weight" not in shapes,
         has_head_bias=arch.has_head_bias,
-        bos_id=_id(metadata, "bos"),
-        eos_ids=tuple(i for i in (_id(metadata, "eos"), _id(metadata, "eot")) if i is not None),
-        pad_id=_id(metadata, "padding"),
+        bos_id=ids["bos"],
+        eos_ids=tuple(dict.fromkeys(i for i in (ids["eos"], ids["eot"]) if i is not None)),
+        pad_id=ids["padding"],
     )
     keys.finish()
     return config
@@ -136,9 +65,15 @@ def _embedding(shapes: Shapes) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _id(metadata: Mapping[str, Any], which: str) -> int | None:
-    found = metadata.get(f"tokenizer.ggml.{which}_token_id")
-    return found if isinstance(found, int) else None
+def _id(metadata: Mapping[str, Any], which: str, vocab_size: int) -> int | None:
+    key = f"tokenizer.ggml.{which}_token_id"
+    found = metadata.get(key)
+    if found is not None and (type(found) is not int or not 0 <= found < vocab_size):
+        raise ConfigError(
+            f"{key} is {str(found)[:60]!r}, no id of {vocab_size} tokens",
+            hint="convert the model again with a current tool",
+        )
+    return found
 
 
 def _family(keys: GgufKeys, arch: Arch) -> str:
@@ -166,7 +101,7 @@ def _attention(
         head_size=head_size,
         rope=Rope(
             base=keys.number("rope.freq_base", 10000.0),
-            scaling=_scaling(keys, arch, shapes, read_floats),
+            scaling=read_scaling(keys, arch, head_size, shapes, read_floats),
         ),
         window=keys.size("attention.sliding_window", 0) or None,
         has_qkv_bias=has_qkv_bias,
@@ -174,49 +109,6 @@ def _attention(
         qk_norm=arch.qk_norm,
         clip=clip or None,
         has_sinks=arch.has_sinks,
-    )
-
-
-def _scaling(
-    keys: GgufKeys, arch: Arch, shapes: Shapes, read_floats: ReadFloats
-) -> LinearScaling | YarnScaling | LongScaling | None:
-    kind = keys.get("rope.scaling.type")
-    context = keys.size("context_length")
-    original = keys.size("rope.scaling.original_context_length", context)
-    factor = keys.number("rope.scaling.factor", 1.0)
-    attention_factor = keys.number("rope.scaling.attn_factor", 1.0)
-    beta_fast = keys.number("rope.scaling.yarn_beta_fast", 32.0)
-    beta_slow = keys.number("rope.scaling.yarn_beta_slow", 1.0)
-    if "rope_factors_long.weight" in shapes or "rope_freqs.weight" in shapes:
-        return _divided(shapes, read_floats, original, attention_factor)
-    if kind == "yarn":
-        return YarnScaling(
-            factor=factor,
-            original_context=original,
-            beta_fast=beta_fast,
-            beta_slow=beta_slow,
-            # the growth of cos and sin that the factor brings is left unsaid in these files
-            attention_factor=attention_factor * (1.0 + 0.1 * math.log(factor)),
-            is_truncated=arch.is_truncated,
-        )
-    if kind not in (None, "none", "linear"):
-        raise keys.error("rope.scaling.type", kind, "linear or yarn")
-    return LinearScaling(factor=factor) if kind == "linear" and factor != 1.0 else None
-
-
-def _divided(shapes: Shapes, read_floats: ReadFloats, original: int, scale: float) -> LongScaling:
-    """Frequencies divided by factors that the file lists: LongRoPE's two sets, or one set for
-    sequences of any length (how Llama 3's rule is kept)."""
-    if "rope_freqs.weight" in shapes:
-        short = long = read_floats("rope_freqs.weight")
-    else:
-        short, long = (read_floats(f"rope_factors_{which}.weight") for which in ("short", "long"))
-    return LongScaling(
-        short_factors=short,
-        long_factors=long,
-        short_scale=scale,
-        long_scale=scale,
-        original_context=original,
     )
 
 
@@ -240,9 +132,8 @@ def _layers(keys: GgufKeys, arch: Arch, attention: Attention, shapes: Shapes) ->
 
 
 def _windowed(attention: Attention, arch: Arch, index: int) -> Attention:
-    if arch.has_window_every_other and index % 2:
-        return Attention(**{**vars(attention), "window": None})
-    return attention
+    is_full = arch.has_window_every_other and index % 2
+    return replace(attention, window=None) if is_full else attention
 
 
 def _mixture(keys: GgufKeys, arch: Arch, size: int, num_experts: int) -> Mixture:

@@ -31,6 +31,21 @@ def read_settings(folder: Path) -> Settings:
     )
 
 
+def write_settings(folder: Path, settings: Settings) -> None:
+    """The files that `read_settings` reads as these; none for what they do not say."""
+    tokenizer = dict(settings.names)
+    if settings.template is not None:
+        tokenizer["chat_template"] = settings.template
+    if tokenizer:
+        _write(folder / "tokenizer_config.json", tokenizer)
+    if settings.eos_ids:
+        _write(folder / "generation_config.json", {"eos_token_id": sorted(settings.eos_ids)})
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import tokenizers
 
 from expertly.errors import CheckpointError, InputError
-from expertly.text.settings import Settings, read_settings
+from expertly.text.settings import Settings, read_settings, write_settings
 from expertly.text.streaming import StreamDecoder
 from expertly.text.template import Message, render
 
@@ -56,13 +56,24 @@ class Tokenizer:
         return cls(inner, read_settings(Path(folder)), Path(folder))
 
     def save(self, folder: Path) -> None:
-        """The files it was opened from, as they are, into another folder."""
+        """The files it was opened from, as they are, into another folder; else files that open as
+        this tokenizer."""
         if self._folder is None:
             self._inner.save(str(folder / "tokenizer.json"))
+            write_settings(folder, self._settings)
             return
         for name in _FILES:
             if (self._folder / name).is_file():
                 shutil.copyfile(self._folder / name, folder / name)
+
+    @property
+    def inner(self) -> tokenizers.Tokenizer:
+        """The library's own tokenizer, for those who look into it."""
+        return self._inner
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     @property
     def vocab_size(self) -> int:
