@@ -149,7 +149,9 @@ def test_the_check_for_forbidden_calls_leaves_harmless_ones_alone() -> None:
 
 def test_no_module_imports_an_unpickler_or_the_oracle() -> None:
     banned = {*UNPICKLERS, "transformers"}
-    found = {str(path): imported(tree_of(path)) & banned for path in MODULES}
+    found = {str(path.relative_to(PACKAGE)): imported(tree_of(path)) & banned for path in MODULES}
+    # the plug offers our experts to its models, when it is called
+    assert found.pop("plug/theirs.py") == {"transformers"}
     assert not {path: names for path, names in found.items() if names}
 
 

@@ -7,7 +7,16 @@ import pytest
 
 import expertly
 
-PUBLIC = ["Engine", "ExpertlyError", "Piece", "Sampling", "load", "plan", "save"]
+PUBLIC = [
+    "Engine",
+    "ExpertlyError",
+    "Piece",
+    "Sampling",
+    "load",
+    "plan",
+    "plug_into_transformers",
+    "save",
+]
 HEAVY = ["torch", "numpy", "transformers", "tokenizers", "huggingface_hub", "rich"]
 
 

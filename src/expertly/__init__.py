@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from expertly.engine import Engine, Piece, Sampling
     from expertly.errors import ExpertlyError
     from expertly.planner import plan
+    from expertly.plug import plug_into_transformers
 
 _HOME = {
     "load": "checkpoint",
@@ -20,9 +21,19 @@ _HOME = {
     "Sampling": "engine",
     "ExpertlyError": "errors",
     "plan": "planner",
+    "plug_into_transformers": "plug",
 }
 
-__all__ = ["Engine", "ExpertlyError", "Piece", "Sampling", "load", "plan", "save"]
+__all__ = [
+    "Engine",
+    "ExpertlyError",
+    "Piece",
+    "Sampling",
+    "load",
+    "plan",
+    "plug_into_transformers",
+    "save",
+]
 __version__ = "0.1.0"
 
 
