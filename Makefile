@@ -1,11 +1,11 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test check bench mutants
+.PHONY: setup run test check bench mutants sanitize fuzz
 .DEFAULT_GOAL := setup
 
 # rebuilt when what it is made from changes; pins live in constraints.txt
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
 	$(PY) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -31,3 +31,14 @@ bench: setup
 # 200 random mutants of what a model is and does; takes most of an hour
 mutants: setup
 	$(BIN)/python tools/mutants.py --count 200 --jobs 2
+
+# the native kernels under AddressSanitizer and UBSan; needs g++, cmake and ninja
+sanitize: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check nanobind==3.1.0
+	$(BIN)/python tools/sanitize.py
+
+# both parsers of files, 10 million mutants or 30 minutes each, steered by coverage
+fuzz: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python tools/fuzz_guided.py gguf
+	$(BIN)/python tools/fuzz_guided.py packed
