@@ -53,8 +53,23 @@ struct Avx2 {
         std::memcpy(&value, q, 4);
         return _mm256_set1_epi32(value);
     }
-    // codes are below 64, so that pairs of products fit 16 bits
     static I_INLINE Ints add_int(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+    static I_INLINE Ints max_int(Ints a, Ints b) { return _mm256_max_epi32(a, b); }
+    static I_INLINE Ints magnitude_bits(Floats a) {
+        return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7FFFFFFF));
+    }
+    // both halves, then pairs, then neighbours
+    static I_INLINE int32_t largest(Ints a) {
+        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4E));
+        return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xB1)));
+    }
+    static I_INLINE int32_t sum(Ints a) {
+        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+        return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
+    }
+    // codes are below 64, so that pairs of products fit 16 bits
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         const Ints pairs = _mm256_maddubs_epi16(w, four(q));
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

@@ -49,6 +49,12 @@ struct Avx512 {
     template <int By>
     static I_INLINE Ints shift_left(Ints a) { return _mm512_slli_epi32(a, By); }
     static I_INLINE Ints add_int(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+    static I_INLINE Ints max_int(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+    static I_INLINE Ints magnitude_bits(Floats a) {
+        return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7FFFFFFF));
+    }
+    static I_INLINE int32_t largest(Ints a) { return _mm512_reduce_max_epi32(a); }
+    static I_INLINE int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         int32_t four;
         std::memcpy(&four, q, 4);

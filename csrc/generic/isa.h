@@ -63,6 +63,26 @@ struct Generic {
         for (int i = 0; i < lanes; ++i) a.at[i] += b.at[i];
         return a;
     }
+    static I_INLINE Ints max_int(Ints a, Ints b) {
+        return make<Ints>([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+    }
+    static I_INLINE Ints magnitude_bits(Floats a) {
+        return make<Ints>([&](int i) {
+            int32_t bits;
+            std::memcpy(&bits, &a.at[i], 4);
+            return bits & 0x7FFFFFFF;
+        });
+    }
+    static I_INLINE int32_t largest(Ints a) {
+        int32_t most = a.at[0];
+        for (int i = 1; i < lanes; ++i) most = a.at[i] > most ? a.at[i] : most;
+        return most;
+    }
+    static I_INLINE int32_t sum(Ints a) {
+        int32_t sum = 0;
+        for (int i = 0; i < lanes; ++i) sum += a.at[i];
+        return sum;
+    }
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         return make<Ints>([&](int i) {
             int32_t sum = acc.at[i];

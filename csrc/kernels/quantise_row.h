@@ -7,15 +7,12 @@ namespace expertly {
 namespace {
 
 // the bits of the largest magnitude, which order floats, infinity and NaN
+template <class I>
 I_INLINE int32_t largest_bits(const float* x) {
-    int32_t most = 0;
-    for (int i = 0; i < kGroup; ++i) {
-        int32_t bits;
-        __builtin_memcpy(&bits, x + i, 4);
-        bits &= 0x7FFFFFFF;
-        most = bits > most ? bits : most;
-    }
-    return most;
+    auto most = I::zero();
+    for (int i = 0; i < kGroup; i += I::lanes)
+        most = I::max_int(most, I::magnitude_bits(I::load_float(x + i)));
+    return I::largest(most);
 }
 
 // a group with an infinity or NaN makes every result of its row NaN
@@ -29,20 +26,23 @@ inline void spoil_group(GroupPlaces to) {
 // q = x * (127 / largest) rounded to nearest even, scale = largest / 127, a group of 32 by itself
 template <class I>
 I_INLINE void quantise_group(const float* x, GroupPlaces to) {
-    const int32_t bits = largest_bits(x);
+    const int32_t bits = largest_bits<I>(x);
     if (bits >= 0x7F800000) return spoil_group(to);
     float largest;
     __builtin_memcpy(&largest, &bits, 4);
     const float d = largest / 127.0f;
     // below that the quotient overflows; such a group is zero to float32 anyway
     const float inverse = largest > 1e-35f ? 127.0f / largest : 0.0f;
-    for (int i = 0; i < kGroup; i += I::lanes) {
-        const auto scaled = I::mul(I::load_float(x + i), I::set(inverse));
-        I::store_s8(to.q + i, I::round(scaled));
+    int32_t half[2];
+    for (int h = 0; h < 2; ++h) {
+        auto sum = I::zero();
+        for (int i = 16 * h; i < 16 * (h + 1); i += I::lanes) {
+            const auto q = I::round(I::mul(I::load_float(x + i), I::set(inverse)));
+            I::store_s8(to.q + i, q);
+            sum = I::add_int(sum, q);
+        }
+        half[h] = I::sum(sum);
     }
-    int32_t half[2] = {0, 0};
-    for (int i = 0; i < 16; ++i) half[0] += to.q[i];
-    for (int i = 16; i < kGroup; ++i) half[1] += to.q[i];
     *to.scale = d;
     *to.minus = -(half[0] + half[1]);
     *to.sum = d * static_cast<float>(half[0] + half[1]);
