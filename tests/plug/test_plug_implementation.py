@@ -74,6 +74,14 @@ def test_changed_weights_are_noticed_and_packed_again(change, packs) -> None:
     assert len(packs) == 2
 
 
+def test_another_parameter_at_the_address_of_one_that_went_is_not_taken_for_it() -> None:
+    module = made()
+    seen = implementation._Seen(module.down_proj)
+    other = nn.Parameter(module.down_proj.detach())
+    assert other.data_ptr() == module.down_proj.data_ptr()
+    assert seen.is_still(module.down_proj) and not seen.is_still(other)
+
+
 def test_modules_are_kept_apart_and_a_copy_is_a_module_of_its_own(packs) -> None:
     module, plug = made(), ours()
     run(plug, module)

@@ -150,11 +150,12 @@ def test_a_process_imports_transformers_when_it_plugs_in_and_ends_without_a_word
         "import sys, torch, expertly.plug\n"
         "print('transformers' in sys.modules)\n"
         "expertly.plug_into_transformers(threads=2)\n"
-        "from transformers import MixtralForCausalLM\n"
-        "model = MixtralForCausalLM.from_pretrained(\n"
+        "import transformers\n"
+        "model = transformers.MixtralForCausalLM.from_pretrained(\n"
         "    sys.argv[1], experts_implementation='expertly_int4')\n"
         "with torch.no_grad():\n"
         "    print(model(torch.tensor([[1, 2]])).logits.shape[1])\n"
+        "transformers.integrations.moe.ExpertsInterface.kept = model\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
