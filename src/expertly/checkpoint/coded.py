@@ -47,7 +47,7 @@ def _row_reader(
     source: Reader,
 ) -> ReadRows:
     def read(first: int, count: int, room: Bytes) -> Bytes:
-        blocks = _read(coded, part, expert, (first, count), entries, source).reshape(-1)
+        blocks = read_blocks(coded, part, expert, (first, count), entries, source).reshape(-1)
         if matrix.format == MXFP4.name:
             return blocks
         rows = dequantise(MXFP4, blocks, (count, matrix.columns))
@@ -73,11 +73,11 @@ def _expert(
     entries: dict[str, Entry],
     source: Reader,
 ) -> Tensor:
-    blocks = _read(coded, part, expert, (0, shape[0]), entries, source)
+    blocks = read_blocks(coded, part, expert, (0, shape[0]), entries, source)
     return torch.from_numpy(dequantise(MXFP4, blocks, shape))
 
 
-def _read(
+def read_blocks(
     coded: Coded,
     part: CodedPart,
     expert: int,

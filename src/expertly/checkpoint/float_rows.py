@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expertly.checkpoint.coded import MXFP4, read_blocks
 from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.shards import Entry, Reader, reader
 from expertly.config import ModelConfig
-from expertly.families import parameters, stored_tensors
-from expertly.families.naming import Part, Stored
+from expertly.families import coded_tensors, parameters, stored_tensors
+from expertly.families.naming import Coded, CodedPart, Part, Stored
+from expertly.formats.dequantise import dequantise
 from expertly.model.weights import Floats, Place, is_stack
 
 # tensors of a file that are kept whole: both of a layer's stacks where views cut them apart
@@ -46,8 +48,18 @@ class _Folder:
             for stored in stored_tensors(config)
             for part in stored.parts
         }
+        self._coded: dict[str, tuple[Coded, CodedPart]] = {
+            part.parameter: (coded, part) for coded in coded_tensors(config) for part in coded.parts
+        }
 
     def rows(self, place: Place, first: int, count: int) -> Floats:
+        if place.parameter in self._coded:
+            coded, coded_part = self._coded[place.parameter]
+            assert place.expert is not None
+            blocks = read_blocks(
+                coded, coded_part, place.expert, (first, count), self._entries, self._source
+            )
+            return dequantise(MXFP4, blocks.reshape(-1), (count, place.columns))
         stored, part = self._home(place.parameter, place.expert)
         if part.view is None:
             is_whole_stack = place.expert is not None and part.expert is None

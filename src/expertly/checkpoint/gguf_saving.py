@@ -22,7 +22,7 @@ from expertly.families.gguf_names import GgufPart, GgufStored
 from expertly.families.gguf_saying import Said, say
 from expertly.formats.blocks import BLOCKS
 from expertly.formats.gguf_values import Value
-from expertly.formats.gguf_writer import Chunks, Tensor, write
+from expertly.formats.gguf_writer import Chunks, Tensor, Typed, write
 from expertly.model.weights import Floats, Place, is_matrix, is_router, is_stack, places
 from expertly.text.gguf_vocabulary import Vocabulary, vocabulary_of
 
@@ -48,7 +48,7 @@ _FILE_TYPES: Mapping[str, int] = {
 }
 _QUANTISATION_VERSION = 2
 _HEAD = "output.weight"
-_CHUNK_WEIGHTS = 4 << 20
+_CHUNK_WEIGHTS = 2 << 20
 _MOST_F16 = 65504.0
 
 
@@ -90,7 +90,7 @@ def save_gguf(
         tensors = [quantiser.tensor(stored, formats[stored.name]) for stored in said.tensors]
         write(
             out,
-            {**said.metadata, **vocabulary.metadata, **_about(folder, kind)},
+            {**said.metadata, **_typed(vocabulary), **_about(folder, kind)},
             [*tensors, *_rope_tensors(said)],
         )
     return GgufReport(
@@ -113,6 +113,14 @@ def _vocabulary(source: Source) -> Vocabulary:
     if source.tokenizer is None:
         return Vocabulary(metadata={"tokenizer.ggml.model": "no_vocab"})
     return vocabulary_of(source.tokenizer, source.config.vocab_size)
+
+
+def _typed(vocabulary: Vocabulary) -> dict[str, Value | Typed]:
+    """An empty list, of merges, does not show that it is one of strings."""
+    return {
+        key: Typed("str", value) if value == [] else value
+        for key, value in vocabulary.metadata.items()
+    }
 
 
 def _rope_tensors(said: Said) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """`expertly pack`: a model quantised into a packed folder, or into a GGUF file."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -217,9 +217,17 @@ def _to_gguf(
     importance = None
     if calibration is not None:
         importance = calibration.by_parameter(read_config(read_json(folder / "config.json")))
-    save_gguf(folder, out, kind, importance, threads or usable_cores())
-    told = {"out": str(out), "type": kind, "bytes": out.stat().st_size}
-    return told | _calibration_told(calibration)
+    report = save_gguf(folder, out, kind, importance, threads or usable_cores())
+    told = {"out": str(out), "type": kind, "bytes": report.num_bytes}
+    told |= {"weights": dict(report.weights), "fell_back": _fallen(report.fell_back)}
+    return told | {"differences": [*report.differences]} | _calibration_told(calibration)
+
+
+def _fallen(fell_back: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    return [
+        {"asked": asked, "used": used, "matrices": count}
+        for (asked, used), count in fell_back.items()
+    ]
 
 
 def _calibration_told(calibration: "Calibration | None") -> dict[str, Any]:
@@ -237,10 +245,7 @@ def _told(out: Path, report: "PackReport", calibration: "Calibration | None") ->
         "bytes": report.num_bytes,
         "bits_per_weight": round(report.bits_per_weight, 3),
         "weights": dict(report.weights),
-        "fell_back": [
-            {"asked": asked, "used": used, "matrices": count}
-            for (asked, used), count in report.fell_back.items()
-        ],
+        "fell_back": _fallen(report.fell_back),
         **_calibration_told(calibration),
     }
 
@@ -251,7 +256,9 @@ def _print(report: dict[str, Any]) -> None:
         print(f"{size} of {report['type']}")
     else:
         print(f"{size}, {report['bits_per_weight']} bits a weight")
-        _print_formats(report)
+    _print_formats(report)
+    for difference in report.get("differences", ()):
+        note(f"note: {difference}")
     if unreached := report["unreached"]:
         names = ", ".join(f"{layer}.{expert}" for layer, expert in unreached[:_LISTED])
         more = f" and {len(unreached) - _LISTED} more" if len(unreached) > _LISTED else ""

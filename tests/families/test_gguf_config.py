@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from gguf_configs import SAYABLE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from expertly.config import (
     Dense,
@@ -236,3 +238,39 @@ def test_an_architecture_that_is_not_built_is_refused_with_those_that_are(arch: 
 def test_a_file_without_weights_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"token_embd\.weight is missing"):
         read_gguf_config({"general.architecture": "llama"}, {}, lambda name: ())
+
+
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(1 << 63), (1 << 64) - 1),
+    st.integers(0, 70),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["yarn", "linear", "longrope", "none"]),
+)
+KEYS = [
+    *("rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"),
+    *("rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast", "rope.scale_linear"),
+    *("expert_weights_norm", "expert_shared_count", "leading_dense_block_count"),
+    *("attention.sliding_window", "attention.clamp_kqv", "expert_gating_func"),
+]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(sorted(SAYABLE)), st.data())
+def test_any_values_are_a_config_or_one_clear_error(name: str, data: st.DataObject) -> None:
+    said = say(read_config(SAYABLE[name]))
+    arch = said.metadata["general.architecture"]
+    keys = sorted({*said.metadata, *(f"{arch}.{key}" for key in KEYS)} - {"general.architecture"})
+    value = st.one_of(SCALARS, st.lists(SCALARS, max_size=3))
+    changes = data.draw(st.dictionaries(st.sampled_from(keys), value, min_size=1, max_size=3))
+    shapes = {tensor.name: tensor.shape for tensor in said.tensors}
+    shapes |= {name: (len(values),) for name, values in said.rope_tensors.items()}
+    try:
+        config = read_gguf_config(
+            {**said.metadata, **changes}, shapes, lambda name: said.rope_tensors[name]
+        )
+    except ConfigError as error:
+        assert error.hint
+    else:
+        assert isinstance(config, ModelConfig)

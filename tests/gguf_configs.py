@@ -28,6 +28,8 @@ _YARN = {
     "original_max_position_embeddings": 16,
     "rope_theta": 300.0,
 }
+# the ends of its ramp lie between dimensions
+_WIDE_YARN = {**_YARN, "original_max_position_embeddings": 1024, "rope_theta": 1e4}
 _LONG = {
     "type": "longrope",
     "short_factor": [1.0, 1.1, 1.5, 2.0],
@@ -100,9 +102,10 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "gpt_oss": _mixture(
         "gpt_oss",
         num_local_experts=4,
-        head_dim=8,
+        head_dim=16,
         sliding_window=5,
-        rope_parameters={**_YARN, "truncate": False},
+        max_position_embeddings=4096,
+        rope_parameters={**_WIDE_YARN, "truncate": False},
     ),
     "mistral_window": _of("mistral", sliding_window=5),
     "qwen2_moe_normed": _mixture(
@@ -127,6 +130,11 @@ OTHERWISE: dict[str, dict[str, Any]] = {
         attention_bias=False,
         rope_parameters={**_YARN, "truncate": False},
     ),
-    "betas": _of("llama", rope_parameters={**_YARN, "beta_fast": 4.0, "rope_theta": 1e4}),
+    "betas": _of(
+        "llama",
+        head_dim=16,
+        max_position_embeddings=4096,
+        rope_parameters={**_WIDE_YARN, "beta_fast": 4.0},
+    ),
 }
 SAYABLE = ALIKE | OTHERWISE
