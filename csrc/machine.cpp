@@ -1,5 +1,10 @@
 #include "machine.h"
 
+#ifdef EXPERTLY_ARM
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace expertly {
 
 std::vector<const Kernels*> offered_kernels() {
@@ -19,7 +24,13 @@ std::vector<const Kernels*> offered_kernels() {
     if (has_avx2) found.push_back(&kAvx2Kernels);
 #endif
 #ifdef EXPERTLY_ARM
-    found.push_back(&kNeonKernels);
+    const auto all = [](unsigned long offered, unsigned long wanted) {
+        return (offered & wanted) == wanted;
+    };
+    const bool has_dot = all(getauxval(AT_HWCAP), HWCAP_ASIMD | HWCAP_ASIMDDP);
+    const bool has_i8mm = all(getauxval(AT_HWCAP2), HWCAP2_I8MM | HWCAP2_BF16);
+    if (has_dot && has_i8mm) found.push_back(&kNeonI8mmKernels);
+    if (has_dot) found.push_back(&kNeonKernels);
 #endif
     found.push_back(&kGenericKernels);
     return found;

@@ -1,0 +1,14 @@
+#include "block.h"
+
+#include "../kernels/table.h"
+
+namespace expertly {
+namespace {
+struct NeonDot : Neon {};
+
+template <Format F, int N>
+struct Block<NeonDot, F, N> : NeonBlock<DotSums<N>, F, N> {};
+}  // namespace
+
+extern const Kernels kNeonKernels = make_kernels<NeonDot>("neon");
+}  // namespace expertly
