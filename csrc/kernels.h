@@ -12,11 +12,17 @@
 
 namespace expertly {
 
-// y[i * stride + lane] = weights of a tile times row i of the panel; always writes 16 lanes.
-// `ahead`, unless null, is a tile of the same layout that will be wanted some tiles later: it is
+// some tiles of a matrix, one after the other
+struct Strip {
+    const uint8_t* data;
+    int64_t count;
+};
+
+// y[i * stride + 16 * tile + lane] = weights of the tiles times row i of the panel; always writes
+// whole tiles. `ahead` are tiles of the same layout that will be wanted next, or none: they are
 // fetched meanwhile.
-using TileKernel = void (*)(const uint8_t* tile, const Layout& layout, const Panel& x,
-                            const uint8_t* ahead, float* y, int64_t stride);
+using TileKernel = void (*)(Strip tiles, const Layout& layout, const Panel& x, Strip ahead,
+                            float* y, int64_t stride);
 
 // act(min(gate, limit)) * (clamp(up, limit) + shift); act(g) = g * sigmoid(alpha * g), or another
 struct GluRule {

@@ -14,6 +14,7 @@ namespace {
 struct Avx2 {
     static constexpr int lanes = 8;
     static constexpr int max_rows = 4;
+    static constexpr int max_sums = 4;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     using Bytes = __m256i;
     using Ints = __m256i;

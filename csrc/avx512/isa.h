@@ -14,6 +14,7 @@ namespace {
 struct Avx512 {
     static constexpr int lanes = 16;
     static constexpr int max_rows = 12;
+    static constexpr int max_sums = 12;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
     using Bytes = __m512i;
     using Ints = __m512i;

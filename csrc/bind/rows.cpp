@@ -48,19 +48,22 @@ Panel panel_of(Format format, int64_t columns, int rows, const Parts& parts) {
     return x;
 }
 
-// one tile times a panel of y's number of rows; `ahead` is a tile as well
+// as many tiles as y is wide, times a panel of y's number of rows; `ahead` are tiles as well
 void tile(const Runtime& runtime, const std::string& name, int64_t columns, const Bytes& data,
           const Parts& parts, OutRows& y, const std::optional<Bytes>& ahead) {
     const Format format = format_of(name);
     const Layout layout = layout_of(format, kTileRows, columns);
-    require(data.size() == static_cast<size_t>(layout.tile_bytes), "bytes are no tile");
+    const int64_t count = static_cast<int64_t>(y.shape(1)) / kTileRows;
+    require(count > 0 && data.size() == static_cast<size_t>(count * layout.tile_bytes),
+            "bytes are no tile");
     require(!ahead || ahead->size() == data.size(), "bytes are no tile");
     const int n = static_cast<int>(y.shape(0));
     require(0 < n && n <= runtime.kernels.max_rows, "no such panel");
-    require(y.shape(1) == kTileRows, "a tile has 16 results a row");
-    runtime.kernels.tile[static_cast<int>(format)](
-        data.data(), layout, panel_of(format, columns, n, parts), ahead ? ahead->data() : nullptr,
-        y.data(), kTileRows);
+    require(y.shape(1) % kTileRows == 0, "a tile has 16 results a row");
+    const Strip coming = ahead ? Strip{ahead->data(), count} : Strip{nullptr, 0};
+    runtime.kernels.tile[static_cast<int>(format)]({data.data(), count}, layout,
+                                                   panel_of(format, columns, n, parts), coming,
+                                                   y.data(), count * kTileRows);
 }
 
 // into row `row` of a panel of `rows`

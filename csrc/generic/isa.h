@@ -15,6 +15,7 @@ namespace {
 struct Generic {
     static constexpr int lanes = 4;
     static constexpr int max_rows = 4;
+    static constexpr int max_sums = 0;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     struct Bytes { uint8_t at[4 * lanes]; };
     struct Ints { int32_t at[lanes]; };

@@ -1,4 +1,4 @@
-// Tiles of float weights against n rows of activations.
+// Strip of float weights against n rows of activations.
 #pragma once
 
 #include "../kernels.h"
@@ -12,7 +12,7 @@ constexpr int kSums = 2;
 
 // even and odd columns summed apart in order, each product and sum one rounding
 template <class I, Format F, int N>
-void float_block(const uint8_t* tile, const Layout& layout, const Panel& x, const uint8_t* ahead,
+void float_block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fetch,
                  float* y, int64_t stride) {
     constexpr int64_t bytes = F == Format::f32 ? 4 : 2;
     for (int lane = 0; lane < kTileRows; lane += I::lanes) {
@@ -22,7 +22,6 @@ void float_block(const uint8_t* tile, const Layout& layout, const Panel& x, cons
             acc[0][t] = acc[1][t] = I::zero_float();
             at[t] = x.x + t * x.row_floats;
         }
-        Fetch fetch(lane ? nullptr : ahead, layout.tile_bytes, (layout.columns + 1) / 2);
         const auto add = [&](int sum, int64_t c) {
             const uint8_t* p = tile + (c * kTileRows + lane) * bytes;
             const auto w = F == Format::f32 ? I::load_float(p) : I::load_half(p);
@@ -38,7 +37,7 @@ void float_block(const uint8_t* tile, const Layout& layout, const Panel& x, cons
 
 // two columns at a time, both factors bfloat16, sums float32; even and odd pairs apart
 template <class I, int N>
-void bf16_block(const uint8_t* tile, const Layout& layout, const Panel& x, const uint8_t* ahead,
+void bf16_block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fetch,
                 float* y, int64_t stride) {
     const int64_t pairs = (layout.columns + 1) / 2;
     for (int lane = 0; lane < kTileRows; lane += I::lanes) {
@@ -48,7 +47,6 @@ void bf16_block(const uint8_t* tile, const Layout& layout, const Panel& x, const
             acc[0][t] = acc[1][t] = I::zero_float();
             at[t] = x.bf16 + t * 2 * pairs;
         }
-        Fetch fetch(lane ? nullptr : ahead, layout.tile_bytes, (pairs + 1) / 2);
         const auto add = [&](int sum, int64_t c) {
             const auto w = I::load(tile + (c * kTileRows + lane) * 4);
             for (int t = 0; t < N; ++t) acc[sum][t] = I::dot_bf16(acc[sum][t], w, at[t] + 2 * c);

@@ -13,27 +13,57 @@
 namespace expertly {
 namespace {
 
+using BlockKernel = void (*)(const uint8_t* tile, const Layout& layout, const Panel& x,
+                             Fetch& fetch, float* y, int64_t stride);
+
+template <class I, Format F, int N, int M>
+constexpr BlockKernel any_block() {
+    if constexpr (F == Format::bf16) return bf16_block<I, N>;
+    else if constexpr (scheme_of(F).codes == Codes::floats) return float_block<I, F, N>;
+    else return block<I, F, N, M>;
+}
+
+// how many tiles of a format are computed at once for N rows, out of `left`
+template <class I, Format F>
+constexpr int at_once(int n, int64_t left) {
+    if (scheme_of(F).codes == Codes::floats) return 1;
+    if (left >= 4 && 4 * n <= I::max_sums) return 4;
+    return left >= 2 && 2 * n <= I::max_sums ? 2 : 1;
+}
+
 template <class I, Format F, int N>
-void any_block(const uint8_t* tile, const Layout& layout, const Panel& x, const uint8_t* ahead,
-               float* y, int64_t stride) {
-    if constexpr (F == Format::bf16) bf16_block<I, N>(tile, layout, x, ahead, y, stride);
-    else if constexpr (scheme_of(F).codes == Codes::floats)
-        float_block<I, F, N>(tile, layout, x, ahead, y, stride);
-    else block<I, F, N>(tile, layout, x, ahead, y, stride);
+void tiles_of(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, float* y,
+              int64_t stride) {
+    const int most = at_once<I, F>(N, tiles.count);
+    const int64_t calls = (tiles.count + most - 1) / most;
+    const int64_t passes = calls * (kTileRows / I::lanes);
+    Fetch fetch(ahead.data, ahead.count * layout.tile_bytes, passes * layout.groups);
+    while (tiles.count > 0) {
+        const int m = at_once<I, F>(N, tiles.count);
+        BlockKernel kernel = any_block<I, F, N, 1>();
+        if constexpr (at_once<I, F>(N, 2) == 2)
+            if (m == 2) kernel = any_block<I, F, N, 2>();
+        if constexpr (at_once<I, F>(N, 4) == 4)
+            if (m == 4) kernel = any_block<I, F, N, 4>();
+        kernel(tiles.data, layout, x, fetch, y, stride);
+        tiles.data += m * layout.tile_bytes;
+        tiles.count -= m;
+        y += m * kTileRows;
+    }
 }
 
 // entry N - 1 computes N rows at once
 template <class I, Format F, int... N>
 TileKernel pick(int n, std::integer_sequence<int, N...>) {
-    static constexpr TileKernel table[] = {any_block<I, F, N + 1>...};
+    static constexpr TileKernel table[] = {tiles_of<I, F, N + 1>...};
     return table[n - 1];
 }
 
 template <class I, Format F>
-void tile(const uint8_t* data, const Layout& layout, const Panel& x, const uint8_t* ahead,
-          float* y, int64_t stride) {
+void tile(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, float* y,
+          int64_t stride) {
     const auto sizes = std::make_integer_sequence<int, I::max_rows>();
-    pick<I, F>(x.n, sizes)(data, layout, x, ahead, y, stride);
+    pick<I, F>(x.n, sizes)(tiles, layout, x, ahead, y, stride);
 }
 
 template <class I, int... F>

@@ -182,7 +182,7 @@ struct Block {
     using Ints = typename I::Ints;
     using Floats = typename I::Floats;
 
-    const Planes& p;
+    Planes p;
     int lane;  // the first of the I::lanes rows computed here
     typename I::Bytes table;
     const uint8_t* x;       // the group's record, all N rows at fixed distances
@@ -250,7 +250,7 @@ struct Block {
         add(g, 0, acc);
     }
 
-    I_INLINE void run(int64_t groups, Fetch fetch) {
+    I_INLINE void run(int64_t groups, Fetch& fetch) {
         for (int t = 0; t < N; ++t) y[t] = I::zero_float();
         for (int64_t g = 0; g < groups; ++g) {
             fetch.next();
@@ -269,14 +269,90 @@ I_INLINE typename I::Bytes table_of() {
     return typename I::Bytes{};
 }
 
-template <class I, Format F, int N>
-void block(const uint8_t* tile, const Layout& layout, const Panel& x, const uint8_t* ahead,
-           float* y, int64_t stride) {
-    const Planes planes{tile, tile + layout.scales, tile + layout.high, tile + layout.codes};
+// M tiles at once, each number of activations fetched for all of them: for few rows, whose sums
+// alone would wait for each other
+template <class I, Format F, int N, int M>
+struct Wide {
+    using B = Block<I, F, N>;
+    using Ints = typename I::Ints;
+
+    B (&blocks)[M];
+
+    template <int J>
+    I_INLINE void step(int64_t g, Ints (&acc)[M][N]) const {
+        for (int k = 0; k < M; ++k) blocks[k].template step<J>(g, acc[k]);
+    }
+
+    I_INLINE void half_group(int64_t g) {
+        Ints acc[M][N];
+        start(0, acc);
+        step<0>(g, acc), step<1>(g, acc), step<2>(g, acc), step<3>(g, acc);
+        add(g, 0, acc);
+        start(1, acc);
+        step<4>(g, acc), step<5>(g, acc), step<6>(g, acc), step<7>(g, acc);
+        add(g, 1, acc);
+    }
+
+    I_INLINE void whole_group(int64_t g) {
+        Ints acc[M][N];
+        start(0, acc);
+        step<0>(g, acc), step<4>(g, acc), step<1>(g, acc), step<5>(g, acc);
+        step<2>(g, acc), step<6>(g, acc), step<3>(g, acc), step<7>(g, acc);
+        add(g, 0, acc);
+    }
+
+    I_INLINE void start(int half, Ints (&acc)[M][N]) const {
+        for (int t = 0; t < N; ++t) {
+            const Ints first = blocks[0].start(t, half);
+            for (int k = 0; k < M; ++k) acc[k][t] = first;
+        }
+    }
+
+    I_INLINE void add(int64_t g, int half, const Ints (&acc)[M][N]) {
+        for (int k = 0; k < M; ++k) blocks[k].add(g, half, acc[k]);
+    }
+
+    I_INLINE void run(int64_t groups, Fetch& fetch) {
+        for (int k = 0; k < M; ++k)
+            for (int t = 0; t < N; ++t) blocks[k].y[t] = I::zero_float();
+        const uint8_t* x = blocks[0].x;
+        const uint8_t* halves = blocks[0].halves;
+        for (int64_t g = 0; g < groups; ++g) {
+            fetch.next();
+            for (int k = 0; k < M; ++k) blocks[k].x = x, blocks[k].halves = halves;
+            if constexpr (B::is_halved) half_group(g);
+            else whole_group(g);
+            x += N * kRecordBytes;
+            halves += N * kHalvesBytes;
+        }
+    }
+};
+
+// M tiles; those of an instruction set with half tiles are computed a half at a time
+template <class I, Format F, int N, int M>
+void block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fetch, float* y,
+           int64_t stride) {
+    Planes planes[M];
+    for (int k = 0; k < M; ++k) {
+        const uint8_t* at = tile + k * layout.tile_bytes;
+        planes[k] = {at, at + layout.scales, at + layout.high, at + layout.codes};
+    }
+    const auto begin = [&](int k, int lane) {
+        return Block<I, F, N>{planes[k], lane, table_of<I, F>(), x.groups, x.halves, {}};
+    };
     for (int lane = 0; lane < kTileRows; lane += I::lanes) {
-        Block<I, F, N> b{planes, lane, table_of<I, F>(), x.groups, x.halves, {}};
-        b.run(layout.groups, Fetch(lane ? nullptr : ahead, layout.tile_bytes, layout.groups));
-        for (int t = 0; t < N; ++t) I::store(y + t * stride + lane, b.y[t]);
+        if constexpr (M == 1) {
+            auto b = begin(0, lane);
+            b.run(layout.groups, fetch);
+            for (int t = 0; t < N; ++t) I::store(y + t * stride + lane, b.y[t]);
+        } else {
+            Block<I, F, N> b[M];
+            for (int k = 0; k < M; ++k) b[k] = begin(k, lane);
+            Wide<I, F, N, M>{b}.run(layout.groups, fetch);
+            for (int k = 0; k < M; ++k)
+                for (int t = 0; t < N; ++t)
+                    I::store(y + t * stride + k * kTileRows + lane, b[k].y[t]);
+        }
     }
 }
 

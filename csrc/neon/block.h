@@ -76,7 +76,7 @@ struct NeonBlock : Block<Neon, F, N> {
         finish(g, Base::is_halved ? 1 : 0, sums);
     }
 
-    I_INLINE void run(int64_t groups, Fetch fetch) {
+    I_INLINE void run(int64_t groups, Fetch& fetch) {
         for (int t = 0; t < N; ++t) this->y[t] = Neon::zero_float();
         for (int64_t g = 0; g < groups; ++g) {
             fetch.next();

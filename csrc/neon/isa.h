@@ -17,6 +17,7 @@ namespace {
 struct Neon {
     static constexpr int lanes = 8;
     static constexpr int max_rows = 4;
+    static constexpr int max_sums = 0;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     struct Bytes { uint8x16_t first, second; };
     struct Ints { int32x4_t first, second; };

@@ -21,13 +21,16 @@ struct Item {
     int64_t num_rows() const { return span().begin(last - 1) + span().size(last - 1) - first_row(); }
 };
 
-// parts an item: few enough that the items of uneven experts fill all threads
-int64_t parts_an_item(int64_t total, int threads) {
-    return std::clamp<int64_t>(total / (16 * threads), 1, 8);
+// parts an item: few enough that the items of uneven experts fill all threads, and a multiple of
+// those that are computed together where there are that many
+int64_t parts_an_item(int64_t total, int threads, int64_t together) {
+    const int64_t parts = std::clamp<int64_t>(total / (16 * threads), 1, 8);
+    return 2 * parts > together ? (parts + together - 1) / together * together : parts;
 }
 
 template <class Parts>
-std::vector<Item> split(BankWork* works, int count, const Runtime& runtime, const Parts& parts_of) {
+std::vector<Item> split(BankWork* works, int count, const Runtime& runtime, int64_t together,
+                        const Parts& parts_of) {
     const int64_t block = panels_a_block(runtime.kernels);
     std::vector<Item> wholes;
     int64_t total = 0;
@@ -41,7 +44,7 @@ std::vector<Item> split(BankWork* works, int count, const Runtime& runtime, cons
                 total += wholes.back().end;
             }
         }
-    const int64_t step = parts_an_item(total, runtime.pool.threads());
+    const int64_t step = parts_an_item(total, runtime.pool.threads(), together);
     std::vector<Item> items;
     for (const Item& whole : wholes)
         for (int64_t part = 0; part < whole.end; part += step) {
@@ -68,32 +71,41 @@ TileRun run_of(const Item* item, const Matrix Expert::*matrix) {
     return {&w, 2 * item->begin, std::min(2 * item->end, w.layout.tiles)};
 }
 
-// columns 32 * group onwards of both tiles of a matrix, for the item's rows: out [rows][32]
+// groups of hidden columns that are computed together
+constexpr int64_t kGroupsAtOnce = kTilesAtOnce * kTileRows / kGroup;
+constexpr int64_t kWidthAtOnce = kGroupsAtOnce * kGroup;
+
+// columns 32 * group onwards, kGroupsAtOnce groups of them, for the item's rows: out [rows][width]
 void project(const Kernels& kernels, const Matrix Expert::*matrix, int64_t group, const Item& item,
              const Item* next, float* out) {
-    const TileRun run = run_of(&item, matrix), after = run_of(next, matrix);
-    for (int64_t tile = 2 * group; tile < std::min(2 * group + 2, run.end); ++tile)
-        multiply_tile(kernels, *run.w, tile, ahead_of(run, tile, after), item.work->input,
-                      item.span(), item.first, item.last, out + (tile - 2 * group) * kTileRows,
-                      kGroup);
+    multiply_tiles(kernels, run_of(&item, matrix), 2 * group, run_of(next, matrix),
+                   item.work->input, item.span(), item.first, item.last, out, kWidthAtOnce);
 }
 
-// the hidden activations of the item's rows and groups
-void hide(const Kernels& kernels, const Item& item, const Item* next) {
-    float gate[kRowBlock * kGroup], up[kRowBlock * kGroup];
+// the hidden activations of the item's rows in one group
+void hide_group(const Kernels& kernels, const Item& item, int64_t group, float* gate, float* up) {
     const Expert& expert = item.weights();
-    const int64_t width = expert.gate.layout.rows, rows = item.num_rows();
-    for (int64_t group = item.begin; group < item.end; ++group) {
-        project(kernels, &Expert::gate, group, item, next, gate);
-        project(kernels, &Expert::up, group, item, next, up);
-        const int64_t first = group * kGroup, n = std::min<int64_t>(kGroup, width - first);
-        for (int64_t i = 0; i < rows; ++i) {
-            float* g = gate + i * kGroup;
-            float* u = up + i * kGroup;
-            add_bias(offset(expert.gate_bias, first), n, g);
-            add_bias(offset(expert.up_bias, first), n, u);
-            glu(kernels, g, u, item.work->bank->rule, n, g);
-            item.work->hidden.fill_group(kernels, item.span(), item.first_row() + i, group, g, n);
+    const int64_t first = group * kGroup, rows = item.num_rows();
+    const int64_t n = std::min<int64_t>(kGroup, expert.gate.layout.rows - first);
+    for (int64_t i = 0; i < rows; ++i) {
+        float* g = gate + i * kWidthAtOnce;
+        float* u = up + i * kWidthAtOnce;
+        add_bias(offset(expert.gate_bias, first), n, g);
+        add_bias(offset(expert.up_bias, first), n, u);
+        glu(kernels, g, u, item.work->bank->rule, n, g);
+        item.work->hidden.fill_group(kernels, item.span(), item.first_row() + i, group, g, n);
+    }
+}
+
+void hide(const Kernels& kernels, const Item& item, const Item* next) {
+    float gate[kRowBlock * kWidthAtOnce], up[kRowBlock * kWidthAtOnce];
+    for (int64_t first = item.begin; first < item.end; first += kGroupsAtOnce) {
+        project(kernels, &Expert::gate, first, item, next, gate);
+        project(kernels, &Expert::up, first, item, next, up);
+        const int64_t end = std::min(item.end, first + kGroupsAtOnce);
+        for (int64_t group = first; group < end; ++group) {
+            const int64_t at = (group - first) * kGroup;
+            hide_group(kernels, item, group, gate + at, up + at);
         }
     }
 }
@@ -109,9 +121,9 @@ void lower(const Kernels& kernels, const Item& item, const Item* next, float* y,
     };
     const TileRun run = run_of_item(&item), after = run_of_item(next);
     float* out = y + (item.span().first() + item.first_row()) * stride;
-    for (int64_t tile = run.begin; tile < run.end; ++tile)
-        multiply_tile(kernels, *run.w, tile, ahead_of(run, tile, after), item.work->hidden,
-                      item.span(), item.first, item.last, out + tile * kTileRows, stride);
+    for (int64_t tile = run.begin; tile < run.end; tile += kTilesAtOnce)
+        multiply_tiles(kernels, run, tile, after, item.work->hidden, item.span(), item.first,
+                       item.last, out + tile * kTileRows, stride);
 }
 
 // sum += the weighted results of one token's slots, in order, for `n` columns from `first`;
@@ -146,18 +158,20 @@ void combine(const Kernels& kernels, BankWork* works, int count, float* const* r
     }
 }
 
-// a single token: each tile of columns is summed over the slots at once
+// a single token: some tiles of columns are summed over the slots at once
 void lower_one(const Kernels& kernels, BankWork* works, int count, int64_t tile, int64_t end,
                int64_t next, int64_t columns, float* x) {
-    const int64_t first = tile * kTileRows, n = std::min<int64_t>(kTileRows, columns - first);
-    float sum[kTileRows] = {}, y[kTileRows];
+    constexpr int64_t kWidth = kTilesAtOnce * kTileRows;
+    const int64_t first = tile * kTileRows;
+    const int64_t n = std::min(std::min(kWidth, (end - tile) * kTileRows), columns - first);
+    float sum[kWidth] = {}, y[kWidth];
     for (int w = 0; w < count; ++w) {
         BankWork& work = works[w];
         const auto result = [&](int64_t, int64_t id) {
             const Matrix& down = work.bank->experts[id].down;
             const TileRun run{&down, tile, end}, after{&down, next, down.layout.tiles};
-            multiply_tile(kernels, down, tile, ahead_of(run, tile, after), work.hidden,
-                          work.rows.span(id), 0, 1, y, kTileRows);
+            multiply_tiles(kernels, run, tile, after, work.hidden, work.rows.span(id), 0, 1, y,
+                           kWidth);
             return y;
         };
         add_slots(kernels, work, 0, first, n, result, sum);
@@ -170,7 +184,7 @@ void lower_one(Runtime& runtime, BankWork* works, int count, int64_t columns, fl
     const int64_t step = std::clamp<int64_t>(tiles / (8 * runtime.pool.threads()), 1, 8);
     runtime.pool.run((tiles + step - 1) / step, [&](int64_t item, int64_t next) {
         const int64_t end = std::min(tiles, (item + 1) * step);
-        for (int64_t t = item * step; t < end; ++t)
+        for (int64_t t = item * step; t < end; t += kTilesAtOnce)
             lower_one(runtime.kernels, works, count, t, end, next < 0 ? tiles : next * step,
                       columns, x);
     });
@@ -187,7 +201,7 @@ void lower_all(Runtime& runtime, BankWork* works, int count, int64_t tokens, int
         results[w] =
             works[w].results.get<float>(works[w].rows.count() * result_stride(*works[w].bank));
     const auto tiles = [](const Expert& e) { return e.down.layout.tiles; };
-    const auto items = split(works, count, runtime, tiles);
+    const auto items = split(works, count, runtime, kTilesAtOnce, tiles);
     runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
         const Item& item = *item_at(items, i);
         const int64_t w = item.work - works;
@@ -252,7 +266,7 @@ void feed_forward(Runtime& runtime, BankWork* works, int count, const float* nor
         fill_input(runtime, work, normed, columns);
         work.hidden.resize(work.rows.count(), work.bank->width(), work.bank->hidden_forms());
     }
-    const auto items = split(works, count, runtime, groups_of);
+    const auto items = split(works, count, runtime, kGroupsAtOnce, groups_of);
     runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
         hide(runtime.kernels, *item_at(items, i), item_at(items, next));
     });

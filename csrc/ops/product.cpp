@@ -19,7 +19,8 @@ struct Item {
 
 int64_t tiles_an_item(int64_t tiles, int64_t blocks, int threads) {
     // at least four items a thread, so that a slow thread does not hold up the others
-    return std::clamp<int64_t>(tiles * blocks / (4 * threads), 1, kTilesAnItem);
+    const int64_t even = std::clamp<int64_t>(tiles * blocks / (4 * threads), 1, kTilesAnItem);
+    return even > 2 ? (even + kTilesAtOnce - 1) / kTilesAtOnce * kTilesAtOnce : even;
 }
 
 std::vector<Item> split(const Product* products, int count, int64_t panels, const Runtime& runtime) {
@@ -49,9 +50,9 @@ void multiply(Runtime& runtime, const Product* products, int count, const Activa
         const TileRun after = next < 0 ? TileRun{} : items[static_cast<size_t>(next)].run;
         const Product& p = *item.product;
         float* y = p.y + span.begin(item.first) * p.stride;
-        for (int64_t tile = item.run.begin; tile < item.run.end; ++tile)
-            multiply_tile(runtime.kernels, *p.w, tile, ahead_of(item.run, tile, after), x, span,
-                          item.first, item.last, y + tile * kTileRows, p.stride);
+        for (int64_t tile = item.run.begin; tile < item.run.end; tile += kTilesAtOnce)
+            multiply_tiles(runtime.kernels, item.run, tile, after, x, span, item.first, item.last,
+                           y + tile * kTileRows, p.stride);
     });
 }
 

@@ -7,6 +7,8 @@ namespace expertly {
 
 // activations of so many rows stay in the second-level cache while tiles stream past
 constexpr int64_t kRowBlock = 128;
+// tiles that are computed together, while as many are on their way from memory
+constexpr int64_t kTilesAtOnce = 4;
 
 inline int64_t panels_a_block(const Kernels& kernels) {
     return std::max<int64_t>(1, kRowBlock / kernels.max_rows);
@@ -16,30 +18,33 @@ struct TileRun {
     const Matrix* w = nullptr;
     int64_t begin = 0, end = 0;
 
-    bool is_empty() const { return begin >= end; }
-    const uint8_t* at(int64_t tile) const { return tile < end ? w->tile(tile) : nullptr; }
+    // up to kTilesAtOnce from `tile` on; none beyond the end
+    Strip at(int64_t tile) const {
+        if (tile >= end) return {nullptr, 0};
+        return {w->tile(tile), std::min(kTilesAtOnce, end - tile)};
+    }
 };
 
-// far enough ahead that memory has answered by the time the tile is wanted
-constexpr int64_t kAheadBytes = 24 << 10;
-
-// the tile to fetch while `tile` of `run` is computed: one of its own, else one of the run that
-// the thread takes up next, which may have none
-inline const uint8_t* ahead_of(const TileRun& run, int64_t tile, const TileRun& next) {
-    const int64_t lead = (kAheadBytes + run.w->layout.tile_bytes - 1) / run.w->layout.tile_bytes;
-    if (tile + lead < run.end) return run.w->tile(tile + lead);
-    const bool fits = !next.is_empty() && next.w->layout.tile_bytes == run.w->layout.tile_bytes;
-    return fits ? next.at(next.begin + tile + lead - run.end) : nullptr;
+// what to fetch while the tiles from `tile` on are computed: those that follow, or the first of the
+// run that the thread takes up next, which may have none
+inline Strip ahead_of(const TileRun& run, int64_t tile, const TileRun& next) {
+    const Strip own = run.at(tile + kTilesAtOnce);
+    if (own.count > 0 || next.w == nullptr) return own;
+    const bool is_alike = next.w->layout.tile_bytes == run.w->layout.tile_bytes;
+    return is_alike ? next.at(next.begin) : Strip{nullptr, 0};
 }
 
-// tile times panels [first, last) of a span; row i of the first one to y + i * stride
-inline void multiply_tile(const Kernels& kernels, const Matrix& w, int64_t tile,
-                          const uint8_t* ahead, const ActivationBuffer& x, const Span& span,
-                          int64_t first, int64_t last, float* y, int64_t stride) {
-    const auto kernel = kernels.tile[static_cast<int>(w.format)];
+// kTilesAtOnce tiles of a run (or what is left of it) from `tile` on, times panels [first, last)
+// of a span; row i of the first one to y + i * stride
+inline void multiply_tiles(const Kernels& kernels, const TileRun& run, int64_t tile,
+                           const TileRun& next, const ActivationBuffer& x, const Span& span,
+                           int64_t first, int64_t last, float* y, int64_t stride) {
+    const auto kernel = kernels.tile[static_cast<int>(run.w->format)];
+    Strip ahead = ahead_of(run, tile, next);
     for (int64_t i = first; i < last; ++i) {
         const Panel panel = x.panel(span, i);
-        kernel(w.tile(tile), w.layout, panel, i == first ? ahead : nullptr, y, stride);
+        kernel(run.at(tile), run.w->layout, panel, ahead, y, stride);
+        ahead = {nullptr, 0};
         y += panel.n * stride;
     }
 }

@@ -13,9 +13,9 @@ namespace {
 void nudge(float& x) { x = std::nextafter(x, 2.0f * x + 1.0f); }
 
 template <int F>
-void faulty_tile(const uint8_t* tile, const Layout& layout, const Panel& x, const uint8_t* ahead,
-                 float* y, int64_t stride) {
-    kGenericKernels.tile[F](tile, layout, x, ahead, y, stride);
+void faulty_tile(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, float* y,
+                 int64_t stride) {
+    kGenericKernels.tile[F](tiles, layout, x, ahead, y, stride);
     if (x.n > 1) nudge(y[(x.n - 1) * stride + 11]);
 }
 

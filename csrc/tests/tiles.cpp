@@ -1,4 +1,4 @@
-// Tiles of every format against rows of activations: as generic has them, and as they are defined.
+// Strip of every format against rows of activations: as generic has them, and as they are defined.
 
 #include <algorithm>
 #include <cmath>
@@ -160,7 +160,7 @@ private:
                                   const Guarded<uint8_t>& tile) const {
         std::vector<float> y(kTokens * kTileRows);
         for (const auto& single : singles)
-            kernel(kernels)(tile.data(), layout_, single.rows->panel(), nullptr,
+            kernel(kernels)({tile.data(), 1}, layout_, single.rows->panel(), {nullptr, 0},
                             y.data() + single.first * kTileRows, kTileRows);
         return y;
     }
@@ -169,8 +169,8 @@ private:
                      const std::vector<float>& expected, const std::string& name) {
         const int64_t n = panel.n, stride = n % 2 ? kWideStride : kTileRows;
         const Guarded<float> y((n - 1) * stride + kTileRows);
-        const uint8_t* ahead = n % 3 ? tile.data() : nullptr;
-        kernel(check_.kernels)(tile.data(), layout_, panel.rows->panel(), ahead, y.data(), stride);
+        const Strip ahead = n % 3 ? Strip{tile.data(), 1} : Strip{nullptr, 0};
+        kernel(check_.kernels)({tile.data(), 1}, layout_, panel.rows->panel(), ahead, y.data(), stride);
         const std::string what = name + ", " + std::to_string(n) + " rows";
         std::vector<float> found;
         bool is_kept = true;

@@ -20,7 +20,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     """Loading gives a fake model on a real runtime; the arguments of each load."""
     seen: Loads = []
 
-    def load(model: object, dtype: str, *, threads: int) -> FakeModel:
+    def load(model: object, dtype: str, *, threads: int, kernels: str) -> FakeModel:
+        assert kernels in ("", "generic")
         seen.append((model, dtype, threads))
         fake: Any = FakeModel()
         fake.runtime = _native.Runtime(threads)

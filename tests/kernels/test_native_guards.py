@@ -42,8 +42,8 @@ def test_a_read_past_a_guard_kills_the_process() -> None:
 
 
 def tile_of(case: Case) -> tuple[_native.Buffer, Floats]:
-    """One packed tile, guarded: its buffer's bytes are the layout's."""
-    size = _native.layout_bytes(case.format, TILE, case.columns)
+    """Packed tiles, guarded: the buffer's bytes are the layout's."""
+    size = _native.layout_bytes(case.format, case.rows, case.columns)
     buffer = _native.Buffer(size)
     matrix = _native.Matrix.view(case.format, case.rows, case.columns, buffer, 0)
     matrix.pack(random_blocks(case))
@@ -137,6 +137,23 @@ def test_packing_and_unpacking_keep_to_their_arrays(name: str) -> None:
             matrix = packed(case, guarded(random_blocks(case)))
             again = packed(case, random_blocks(case))
             assert same_bits(matrix.unpack(0, rows), again.unpack(0, rows))
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_tiles_side_by_side_give_what_each_gives_alone(name: str, kernels: str) -> None:
+    on, columns, num_tiles = runtime(kernels), columns_of(name)[-1], 7
+    case = Case(name, TILE * num_tiles, columns)
+    x = random_tokens(columns, _native.rows.max_rows(on))
+    expected = on.linear(x, packed(case, random_blocks(case)))
+    whole = tile_of(case)
+    size = whole.size // num_tiles
+    for count in range(1, len(x) + 1):
+        parts = parts_of(name, x[:count], kernels)
+        for first, last in ((0, 7), (1, 7), (2, 7), (4, 7), (5, 7), (6, 7)):
+            y, tiles = poisoned((count, TILE * (last - first))), whole[first * size : last * size]
+            _native.rows.tile(on, name, columns, tiles, parts, y, tiles)
+            assert same_bits(y, expected[:count, TILE * first : TILE * last])
 
 
 def test_parts_of_another_size_are_refused() -> None:

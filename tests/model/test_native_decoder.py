@@ -260,3 +260,9 @@ def test_a_dtype_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path
     with pytest.raises(InputError, match="dtype 'int5'") as refused:
         load(tmp_path, "int5")
     assert "native, int8, int4" in refused.value.hint
+
+
+def test_kernels_that_the_processor_lacks_are_refused_with_those_that_it_has(tmp_path) -> None:
+    with pytest.raises(InputError, match="no kernels 'sse9'") as refused:
+        load(tmp_path, "native", kernels="sse9")
+    assert "generic" in refused.value.hint

@@ -6,6 +6,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from expertly import _native
 from expertly.checkpoint.coded import fill_coded
 from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.gguf_loading import load_gguf, open_gguf
@@ -58,6 +59,11 @@ def load(
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
+    if kernels and kernels not in _native.kernel_sets():
+        raise InputError(
+            f"this processor has no kernels {kernels!r}",
+            hint=f"use one of {', '.join(_native.kernel_sets())}",
+        )
     if dtype is not None and dtype not in _DTYPES and dtype not in _NATIVE:
         known = ", ".join((*_DTYPES, *_NATIVE))
         raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {known}")

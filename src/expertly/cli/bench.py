@@ -57,6 +57,15 @@ PeerPython = Annotated[
         show_default="the one that runs this",
     ),
 ]
+KernelSet = Annotated[
+    str,
+    typer.Option(
+        "--kernels",
+        metavar="NAME",
+        help="An instruction set that this machine has.",
+        show_default="the best",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print nothing but the line of JSON.")]
 
 
@@ -70,6 +79,7 @@ def command(
     dtype: Kind = "native",
     peer: PeerName = None,
     peer_python: PeerPython = None,
+    kernels: KernelSet = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast a model runs here, beside what limits it; ends with a line of JSON."""
@@ -87,7 +97,7 @@ def command(
         other = None
         if peer is not None:
             other = stack.enter_context(Peer(Path(model), threads, peer_python))
-        opened = _open(model, dtype, threads)
+        opened = _open(model, dtype, threads, kernels)
         longest = opened.config.max_context
         works = plan(
             _up_to(longest, _PREFILL) if prefills is None else prefills,
@@ -101,10 +111,12 @@ def command(
         _measure(bench, works, Path(model).name, about, as_json)
 
 
-def _open(model: str, dtype: Literal["native", "int8", "int4"], threads: int) -> "Timed":
+def _open(
+    model: str, dtype: Literal["native", "int8", "int4"], threads: int, kernels: str
+) -> "Timed":
     from expertly.checkpoint import load
 
-    return load(model, dtype, threads=threads)
+    return load(model, dtype, threads=threads, kernels=kernels)
 
 
 def _up_to(longest: int, lengths: tuple[int, ...]) -> list[int]:
