@@ -24,7 +24,7 @@ struct Item {
 // parts an item: few enough that the items of uneven experts fill all threads, and a multiple of
 // those that are computed together where there are that many
 int64_t parts_an_item(int64_t total, int threads, int64_t together) {
-    const int64_t parts = std::clamp<int64_t>(total / (16 * threads), 1, 8);
+    const int64_t parts = std::clamp<int64_t>(total / (32 * threads), 1, 8);
     return 2 * parts > together ? (parts + together - 1) / together * together : parts;
 }
 
@@ -181,7 +181,7 @@ void lower_one(const Kernels& kernels, BankWork* works, int count, int64_t tile,
 
 void lower_one(Runtime& runtime, BankWork* works, int count, int64_t columns, float* x) {
     const int64_t tiles = (columns + kTileRows - 1) / kTileRows;
-    const int64_t step = std::clamp<int64_t>(tiles / (8 * runtime.pool.threads()), 1, 8);
+    const int64_t step = std::clamp<int64_t>(tiles / (16 * runtime.pool.threads()), 1, kTilesAtOnce);
     runtime.pool.run((tiles + step - 1) / step, [&](int64_t item, int64_t next) {
         const int64_t end = std::min(tiles, (item + 1) * step);
         for (int64_t t = item * step; t < end; t += kTilesAtOnce)

@@ -9,7 +9,7 @@ namespace expertly {
 
 namespace {
 
-constexpr int64_t kTilesAnItem = 8;
+constexpr int64_t kTilesAnItem = kTilesAtOnce;
 
 struct Item {
     const Product* product;

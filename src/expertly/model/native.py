@@ -39,6 +39,7 @@ class NativeDecoder:
         self._layers = [_layer(config, index, weights) for index in range(len(config.layers))]
         attentions = [layer.attention for layer in config.layers]
         self._angles, self._long_context = tables_of(attentions), long_context(attentions)
+        self._tables = list({id(table): table for table in self._angles}.values())
         self._norm = _norm(config, "norm", weights)
         self._embedding = weights.matrix("embed_VD")
         self._head = self._embedding if config.is_tied else weights.matrix("head_VD")
@@ -83,8 +84,8 @@ class NativeDecoder:
         position_T: NDArray[np.int64],
         cache: PagedCache,
     ) -> None:
-        for table in self._angles:
-            table.reach(cache.length)
+        for table in self._tables:
+            table.reach(max(cache.lengths))
         angle_T = position_T
         if self._long_context is not None:
             is_long_B = np.array(cache.lengths) > self._long_context
