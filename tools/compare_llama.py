@@ -35,20 +35,19 @@ PROMPTS = (
     '{"name": "',
     "In the beginning",
 )
-# keys and values are float16, as ours are and as it has them by itself
 _CHILD = """
 import json, sys
 import numpy as np
 import llama_cpp as lib
 
-path, out, ids, num_new = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+path, out, cache, ids, num_new = *sys.argv[1:4], json.loads(sys.argv[4]), int(sys.argv[5])
 model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
 if not model:
     sys.exit("it does not load")
 settings = lib.llama_context_default_params()
 settings.n_ctx, settings.n_threads, settings.n_threads_batch = len(ids) + num_new, 1, 1
 settings.n_batch = settings.n_ubatch = len(ids)
-settings.type_k = settings.type_v = lib.GGML_TYPE_F16
+settings.type_k = settings.type_v = getattr(lib, f"GGML_TYPE_{cache}")
 settings.flash_attn_type = 0
 context = lib.llama_init_from_model(model, settings)
 size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
@@ -87,13 +86,14 @@ class Comparison:
 
 
 def theirs(
-    python: str, path: Path, ids: Sequence[int], num_new: int = 0
+    python: str, path: Path, ids: Sequence[int], num_new: int = 0, cache: str = "F16"
 ) -> tuple[Tensor, list[int]]:
-    """llama.cpp's logits of `ids`, SV, and its greedy tokens after them. Raises RuntimeError with
-    its last words."""
+    """llama.cpp's logits of `ids`, SV, and its greedy tokens after them. `cache`: the type of keys
+    and values, F32 or (as ours are, and as it has them by itself) F16. Raises RuntimeError with its
+    last words."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "logits.npy"
-        arguments = [str(path), str(out), json.dumps(list(ids)), str(num_new)]
+        arguments = [str(path), str(out), cache, json.dumps(list(ids)), str(num_new)]
         done = subprocess.run([python, "-c", _CHILD, *arguments], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])

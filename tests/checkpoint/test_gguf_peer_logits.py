@@ -35,7 +35,8 @@ def peer() -> None:
 
 
 def theirs(path: Path, ids: list[int]) -> Tensor:
-    return compare_llama.theirs(PYTHON, path, ids)[0]
+    """With keys and values in float32."""
+    return compare_llama.theirs(PYTHON, path, ids, cache="F32")[0]
 
 
 @pytest.mark.parametrize("name", ALIKE)

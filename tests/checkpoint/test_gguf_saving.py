@@ -128,6 +128,31 @@ def test_types_that_rows_do_not_fit_give_way_and_it_is_said(tmp_path: Path) -> N
     }
 
 
+def test_bits_a_weight_count_the_scales_of_blocks(tmp_path: Path) -> None:
+    _, path, report = export(tmp_path, WIDE, "q4_k")
+    tensors = open_gguf(path)[0].tensors.values()
+    num_bytes = sum(tensor.num_bytes for tensor in tensors)
+    num_weights = sum(math.prod(tensor.shape) for tensor in tensors)
+    assert report.bits_per_weight == 8 * num_bytes / num_weights
+    assert 4.5 < report.bits_per_weight < 4.8  # 144 bytes for 256 weights, and what is larger
+
+
+@pytest.mark.parametrize("name", ["llama3", "dbrx"])
+def test_progress_goes_chunk_by_chunk_to_all_the_bytes_of_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Chunks of one head; a tensor of factors, and one of three parts."""
+    monkeypatch.setattr("expertly.checkpoint.gguf_saving._CHUNK_WEIGHTS", 1)
+    write_tiny(tmp_path / "model", SAYABLE[name])
+    told: list[tuple[int, int]] = []
+    path = tmp_path / "m.gguf"
+    save_gguf(tmp_path / "model", path, "q8_0", progress=lambda *now: told.append(now))
+    done, totals = [now[0] for now in told], {now[1] for now in told}
+    tensors = open_gguf(path)[0].tensors.values()
+    assert totals == {sum(tensor.num_bytes for tensor in tensors)}
+    assert done == sorted(set(done)) and done[-1] in totals and len(done) > 2 * len(tensors)
+
+
 def test_importance_steers_the_rounding_of_the_tensors_it_names(tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "model", WIDE)
     name = "layers.0.feed_forward.experts.w_up_EFD"

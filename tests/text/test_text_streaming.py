@@ -32,7 +32,9 @@ def test_pieces_of_any_unicode_text_are_whole_characters_and_join_to_it(
     ids = tokenizer.encode(text)
     found = pieces(tokenizer, ids)
     assert "".join(found) == tokenizer.decode(ids)
-    if "�" not in text and kind == "byte_level":
+    # the spelling of a control token is read as that token, which is no text
+    is_plain = "�" not in text and "<s>" not in text and "</s>" not in text
+    if is_plain and kind == "byte_level":
         assert "".join(found) == text
         assert not any("�" in piece for piece in found)
 

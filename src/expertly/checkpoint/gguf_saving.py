@@ -4,9 +4,10 @@ Routers, norms and biases are float32; the head of a quantised model is q6_k, as
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from expertly.model.weights import Floats, Place, is_matrix, is_router, is_stack
 from expertly.text.gguf_vocabulary import Vocabulary, vocabulary_of
 
 Bytes = NDArray[np.uint8]
+# bytes done, of all
+Progress = Callable[[int, int], None]
 
 # general.file_type, as llama.cpp numbers them
 _FILE_TYPES: Mapping[str, int] = {
@@ -62,6 +65,14 @@ class GgufReport:
     fell_back: Mapping[tuple[str, str], int]
     differences: tuple[str, ...]
 
+    @property
+    def bits_per_weight(self) -> float:
+        num_bytes = sum(
+            count * BLOCKS[name].num_bytes / BLOCKS[name].size
+            for name, count in self.weights.items()
+        )
+        return 8 * num_bytes / sum(self.weights.values())
+
 
 def save_gguf(
     folder: Path,
@@ -69,6 +80,7 @@ def save_gguf(
     kind: str,
     importance: Mapping[str, Floats] | None = None,
     threads: int = 1,
+    progress: Progress | None = None,
 ) -> GgufReport:
     """The model and its tokenizer in one file, all matrices but the routers of type `kind`.
 
@@ -91,7 +103,7 @@ def save_gguf(
         write(
             out,
             {**said.metadata, **_typed(vocabulary), **_about(folder, kind)},
-            [*tensors, *_rope_tensors(said)],
+            _counted([*tensors, *_rope_tensors(said)], progress),
         )
     return GgufReport(
         num_bytes=out.stat().st_size,
@@ -99,6 +111,25 @@ def save_gguf(
         fell_back=_fell_back(said.tensors, formats, kind),
         differences=(*said.differences, *vocabulary.differences),
     )
+
+
+def _counted(tensors: Sequence[Tensor], progress: Progress | None) -> list[Tensor]:
+    """Tensors that say how far the work is after each of their chunks."""
+    if progress is None:
+        return list(tensors)
+    sizes = [block.num_bytes_of(shape) for _, block, shape, _ in tensors]
+    total, befores = sum(sizes), accumulate(sizes[:-1], initial=0)
+
+    def chunks_of(before: int, chunks: Chunks) -> Iterator[Bytes]:
+        for chunk in chunks():
+            yield chunk
+            before += len(chunk)
+            progress(before, total)
+
+    return [
+        (name, block, shape, partial(chunks_of, before, chunks))
+        for (name, block, shape, chunks), before in zip(tensors, befores, strict=True)
+    ]
 
 
 def _about(folder: Path, kind: str) -> dict[str, Value]:
