@@ -51,7 +51,7 @@ are those of our kernels, which round activations to 8 bits wherever weights hav
 `--bits N` keeps experts at N bits and what every token passes at 8; *calibrated* rounds for
 activations of the training texts (`--calibrate packaged`), *by use* also gives each expert bits by
 how much it is used (`--average`). `--type NAME` is one format everywhere. The model's rows are 192
-and 64 wide: formats with blocks of 256 do not fit them and give way, in llama.cpp as here.
+and 64 wide: formats with blocks of 256 do not fit them and give way to blocks of 32.
 
 This page is written by `python tools/measure_tiers.py`.
 """

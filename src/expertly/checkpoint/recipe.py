@@ -40,7 +40,8 @@ BITS: Mapping[str, int] = MappingProxyType(
         32: ("f32",),
     }.items() for name in names}
 )  # fmt: skip
-# what is taken where rows are no whole blocks of 256, as llama.cpp does
+# what is taken where rows are no whole blocks of 256: as llama.cpp does, but for the two
+# smallest, where it takes q4_0, of the same size and with more loss
 _SHORT = {"q2_k": "iq4_nl", "q3_k": "iq4_nl", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 
 

@@ -217,8 +217,10 @@ def _to_gguf(
     importance = None
     if calibration is not None:
         importance = calibration.by_parameter(read_config(read_json(folder / "config.json")))
-    report = save_gguf(folder, out, kind, importance, threads or usable_cores())
+    with _bar("packing") as progress:
+        report = save_gguf(folder, out, kind, importance, threads or usable_cores(), progress)
     told = {"out": str(out), "type": kind, "bytes": report.num_bytes}
+    told |= {"bits_per_weight": round(report.bits_per_weight, 3)}
     told |= {"weights": dict(report.weights), "fell_back": _fallen(report.fell_back)}
     return told | {"differences": [*report.differences]} | _calibration_told(calibration)
 
@@ -252,10 +254,8 @@ def _told(out: Path, report: "PackReport", calibration: "Calibration | None") ->
 
 def _print(report: dict[str, Any]) -> None:
     size = f"{report['out']}: {human(report['bytes'])}"
-    if "type" in report:
-        print(f"{size} of {report['type']}")
-    else:
-        print(f"{size}, {report['bits_per_weight']} bits a weight")
+    kind = f" of {report['type']}" if "type" in report else ""
+    print(f"{size}{kind}, {report['bits_per_weight']} bits a weight")
     _print_formats(report)
     for difference in report.get("differences", ()):
         note(f"note: {difference}")
