@@ -7,16 +7,13 @@ than four times its header and 16 MiB, or that is accepted and then not what it 
 in the folder --keep. Ends with one line of JSON; exit code 1 if anything was found.
 """
 
-import argparse
-import json
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
+from fuzz_command import run
 from fuzz_mutate import Mutator
 from fuzz_seeds import gguf_seeds
-from fuzz_work import Find, fuzz
 
 from expertly.errors import CheckpointError
 from expertly.formats import gguf_splits
@@ -63,40 +60,7 @@ def mutants(salt: int) -> Mutator:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--mutants", type=int, default=10_000_000)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--salt", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("finds"))
-    options = parser.parse_args()
-    for data in gguf_seeds():
-        assert check(data), "a seed is refused"
-    begun = time.monotonic()
-    result = fuzz(check, mutants(options.salt), options.mutants, options.minutes * 60, options.jobs)
-    for find in result.finds:
-        keep(find, mutants(options.salt), options.keep)
-    seconds = time.monotonic() - begun
-    line = {
-        "parser": "gguf",
-        "mutants": result.mutants,
-        "accepted": result.accepted,
-        "finds": len(result.finds),
-        "seconds": round(seconds, 1),
-        "mutants_per_second": round(result.mutants / seconds),
-        "slowest_milliseconds": round(result.slowest_seconds * 1e3, 1),
-    }
-    print(json.dumps(line))
-    return 1 if result.finds else 0
-
-
-def keep(find: Find, source: Mutator, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    path = folder / f"gguf-{find.number}.bin"
-    path.write_bytes(source.mutant(find.number))
-    print(f"{path}: {find.what}", file=sys.stderr)
+    return run("gguf", __doc__, check, gguf_seeds(), mutants)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,18 @@ otherwise in order. A find is what `fuzz_gguf.py` calls one. Ends with one line 
 if anything was found.
 """
 
-import argparse
 import copy
 import json
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fuzz_command import run
 from fuzz_mutate import Mutator
-from fuzz_work import Find, fuzz
 
 from expertly.errors import CheckpointError
 from expertly.formats.packed import MANIFEST, expert_key, parse_manifest, read_head
@@ -156,42 +154,12 @@ def _places(value: Any) -> Any:
         yield from _places(value[key])
 
 
+def mutants(salt: int) -> PackedMutator:
+    return PackedMutator(packed_seeds(), salt)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--mutants", type=int, default=10_000_000)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--salt", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("finds"))
-    options = parser.parse_args()
-    seeds = packed_seeds()
-    assert all(check(data) for data in seeds), "a seed is refused"
-    source = PackedMutator(seeds, options.salt)
-    begun = time.monotonic()
-    result = fuzz(check, source, options.mutants, options.minutes * 60, options.jobs)
-    for find in result.finds:
-        keep(find, source, options.keep)
-    seconds = time.monotonic() - begun
-    line = {
-        "parser": "packed",
-        "mutants": result.mutants,
-        "accepted": result.accepted,
-        "finds": len(result.finds),
-        "seconds": round(seconds, 1),
-        "mutants_per_second": round(result.mutants / seconds),
-        "slowest_milliseconds": round(result.slowest_seconds * 1e3, 1),
-    }
-    print(json.dumps(line))
-    return 1 if result.finds else 0
-
-
-def keep(find: Find, source: PackedMutator, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    path = folder / f"packed-{find.number}.bin"
-    path.write_bytes(source.mutant(find.number))
-    print(f"{path}: {find.what}", file=sys.stderr)
+    return run("packed", __doc__, check, packed_seeds(), mutants)
 
 
 if __name__ == "__main__":
