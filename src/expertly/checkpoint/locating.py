@@ -25,7 +25,7 @@ _WANTED = (
 # other layouts of the same weights, in folders or under their makers' names
 _UNWANTED = ("*/*", "consolidated*")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_HINT = "give a model's folder or a hub id such as owner/name"
+_HINT = "give a .gguf file, a model's folder or a hub id such as owner/name"
 
 
 def bundled() -> Path:

@@ -8,8 +8,8 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="A folder or a hub id. A single argument is the model if such a path exists, or "
-        'if it has a slash and no space; otherwise it is the prompt. "" is the bundled model.',
+        help="A folder, a .gguf file or a hub id. A single argument is the model if such a path "
+        'exists, or if it has a slash and no space; otherwise it is the prompt. "" is the bundled model.',
         show_default="the bundled model",
     ),
 ]
