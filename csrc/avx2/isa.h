@@ -16,6 +16,7 @@ struct Avx2 {
     static constexpr int max_rows = 4;
     static constexpr int max_sums = 4;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
+    static constexpr bool has_pairs = true;  // sums of products two at a time, in 16 bits
     using Bytes = __m256i;
     using Ints = __m256i;
     using Floats = __m256;
@@ -70,17 +71,25 @@ struct Avx2 {
         s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
         return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
     }
-    // codes are below 64, so that pairs of products fit 16 bits
-    static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
-        const Ints pairs = _mm256_maddubs_epi16(w, four(q));
+    static I_INLINE Ints add_pairs(Ints acc, Ints pairs) {
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    static I_INLINE Bytes prepare_signed(Bytes w) { return w; }
+    // codes are below 64, so that pairs of products fit 16 bits
+    static I_INLINE Ints dot_pairs(Ints pairs, Bytes w, const int8_t* q) {
+        return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, four(q)));
+    }
     // |w| times q with w's sign: 128 * 127 * 2 still fits 16 bits
-    static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) {
+    static I_INLINE Ints dot_pairs_signed(Ints pairs, Bytes w, const int8_t* q) {
         const Bytes size = _mm256_sign_epi8(w, w);
-        const Ints pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(q), w));
-        return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        const Ints products = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(q), w));
+        return _mm256_add_epi16(pairs, products);
+    }
+    static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
+        return add_pairs(acc, dot_pairs(zero(), w, q));
+    }
+    static I_INLINE Bytes prepare_signed(Bytes w) { return w; }
+    static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) {
+        return add_pairs(acc, dot_pairs_signed(zero(), w, q));
     }
     static I_INLINE Floats dot_bf16(Floats acc, Bytes w, const uint16_t* x) {
         const Bytes pair = four(reinterpret_cast<const int8_t*>(x));

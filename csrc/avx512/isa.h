@@ -16,6 +16,7 @@ struct Avx512 {
     static constexpr int max_rows = 12;
     static constexpr int max_sums = 12;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
+    static constexpr bool has_pairs = false;
     using Bytes = __m512i;
     using Ints = __m512i;
     using Floats = __m512;

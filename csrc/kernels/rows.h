@@ -10,10 +10,11 @@ namespace {
 
 constexpr int kLanes = 16;
 
-// e^x to 2 units in the last place; below -87.3 it gives e^-87.3, above 88 e^88
+// e^x to 2 units in the last place; below -87.3 it gives e^-87.3, above 88 e^88, of a NaN NaN
 template <class I>
 I_INLINE typename I::Floats exp(typename I::Floats x) {
-    x = I::min(I::max(x, I::set(-87.3f)), I::set(88.0f));
+    // a NaN comes second, which is what these give
+    x = I::min(I::set(88.0f), I::max(I::set(-87.3f), x));
     const auto n = I::round(I::mul(x, I::set(1.44269504f)));
     const auto turns = I::negate(I::to_float(n));
     // ln 2 in two parts, so that the rest is exact

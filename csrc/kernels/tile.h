@@ -85,76 +85,97 @@ struct Steps<I, Codes::threes, false> {
     }
 };
 
-// scale (and minimum) of the columns of group g; half 1 is its upper 16 columns
+// scale (and minimum) of the columns of group g, half 1 is its upper 16 columns; enter() comes
+// before every group, in order, and keeps what a super-block's groups share
 template <class I, Scales S>
 struct Scale;
 
 template <class I>
 struct Scale<I, Scales::half> {
-    static typename I::Floats scale(const Planes& p, int64_t g, int, int lane) {
+    I_INLINE void enter(const Planes&, int64_t, int) {}
+    I_INLINE typename I::Floats scale(const Planes& p, int64_t g, int, int lane) const {
         return I::load_half(p.scales + g * 32 + lane * 2);
     }
 };
 
 template <class I>
 struct Scale<I, Scales::half_min> {
-    static typename I::Floats scale(const Planes& p, int64_t g, int, int lane) {
+    I_INLINE void enter(const Planes&, int64_t, int) {}
+    I_INLINE typename I::Floats scale(const Planes& p, int64_t g, int, int lane) const {
         return I::load_half(p.scales + g * 64 + lane * 2);
     }
-    static typename I::Floats min(const Planes& p, int64_t g, int, int lane) {
+    I_INLINE typename I::Floats min(const Planes& p, int64_t g, int, int lane) const {
         return I::load_half(p.scales + g * 64 + 32 + lane * 2);
     }
 };
 
 template <class I>
 struct Scale<I, Scales::exponent> {
-    static typename I::Floats scale(const Planes& p, int64_t g, int, int lane) {
+    I_INLINE void enter(const Planes&, int64_t, int) {}
+    I_INLINE typename I::Floats scale(const Planes& p, int64_t g, int, int lane) const {
         return I::load_exponent(p.scales + g * 16 + lane);
     }
 };
 
+constexpr int64_t kSuperGroups = kSuper / kGroup;
+
+// d, and minus dmin where there is one, of a super-block or row
 template <class I>
-struct Scale<I, Scales::bytes_min> {
-    static typename I::Floats scale(const Planes& p, int64_t g, int, int lane) {
-        const auto d = I::load_half(p.supers + g / 8 * 64 + lane * 2);
-        return I::mul(d, I::load_u8(p.scales + g * 32 + lane));
+struct Shared {
+    typename I::Floats d, minus;
+
+    I_INLINE void enter_half(const uint8_t* at, int64_t g) {
+        if (g % kSuperGroups == 0) d = I::load_half(at + g / kSuperGroups * 32);
     }
-    static typename I::Floats min(const Planes& p, int64_t g, int, int lane) {
-        const auto d = I::load_half(p.supers + g / 8 * 64 + 32 + lane * 2);
-        return I::negate(I::mul(d, I::load_u8(p.scales + g * 32 + 16 + lane)));
+    I_INLINE void enter_halves(const uint8_t* at, int64_t g) {
+        if (g % kSuperGroups != 0) return;
+        d = I::load_half(at + g / kSuperGroups * 64);
+        minus = I::negate(I::load_half(at + g / kSuperGroups * 64 + 32));
     }
 };
 
 template <class I>
-struct Scale<I, Scales::row_min> {
-    static typename I::Floats scale(const Planes& p, int64_t g, int, int lane) {
-        const auto d = I::load_float(p.supers + lane * 4);
-        return I::mul(d, I::load_u8(p.scales + g * 32 + lane));
+struct Scale<I, Scales::bytes_min> : Shared<I> {
+    I_INLINE void enter(const Planes& p, int64_t g, int lane) {
+        this->enter_halves(p.supers + lane * 2, g);
     }
-    static typename I::Floats min(const Planes& p, int64_t g, int, int lane) {
-        const auto d = I::load_float(p.supers + 64 + lane * 4);
-        return I::negate(I::mul(d, I::load_u8(p.scales + g * 32 + 16 + lane)));
+    I_INLINE typename I::Floats scale(const Planes& p, int64_t g, int, int lane) const {
+        return I::mul(this->d, I::load_u8(p.scales + g * 32 + lane));
     }
-};
-
-template <class I>
-struct Scale<I, Scales::half_groups> {
-    static typename I::Floats scale(const Planes& p, int64_t g, int half, int lane) {
-        const auto d = I::load_half(p.supers + g / 8 * 32 + lane * 2);
-        return I::mul(d, I::load_s8(p.scales + g * 32 + half * 16 + lane));
+    I_INLINE typename I::Floats min(const Planes& p, int64_t g, int, int lane) const {
+        return I::mul(this->minus, I::load_u8(p.scales + g * 32 + 16 + lane));
     }
 };
 
 template <class I>
-struct Scale<I, Scales::half_groups_min> {
-    static typename I::Floats scale(const Planes& p, int64_t g, int half, int lane) {
-        const auto d = I::load_half(p.supers + g / 8 * 64 + lane * 2);
-        return I::mul(d, I::template load_u4<false>(p.scales + g * 32 + half * 16 + lane));
+struct Scale<I, Scales::row_min> : Scale<I, Scales::bytes_min> {
+    I_INLINE void enter(const Planes& p, int64_t g, int lane) {
+        if (g != 0) return;
+        this->d = I::load_float(p.supers + lane * 4);
+        this->minus = I::negate(I::load_float(p.supers + 64 + lane * 4));
     }
-    static typename I::Floats min(const Planes& p, int64_t g, int half, int lane) {
-        const auto d = I::load_half(p.supers + g / 8 * 64 + 32 + lane * 2);
-        const auto m = I::template load_u4<true>(p.scales + g * 32 + half * 16 + lane);
-        return I::negate(I::mul(d, m));
+};
+
+template <class I>
+struct Scale<I, Scales::half_groups> : Shared<I> {
+    I_INLINE void enter(const Planes& p, int64_t g, int lane) {
+        this->enter_half(p.supers + lane * 2, g);
+    }
+    I_INLINE typename I::Floats scale(const Planes& p, int64_t g, int half, int lane) const {
+        return I::mul(this->d, I::load_s8(p.scales + g * 32 + half * 16 + lane));
+    }
+};
+
+template <class I>
+struct Scale<I, Scales::half_groups_min> : Shared<I> {
+    I_INLINE void enter(const Planes& p, int64_t g, int lane) {
+        this->enter_halves(p.supers + lane * 2, g);
+    }
+    I_INLINE typename I::Floats scale(const Planes& p, int64_t g, int half, int lane) const {
+        return I::mul(this->d, I::template load_u4<false>(p.scales + g * 32 + half * 16 + lane));
+    }
+    I_INLINE typename I::Floats min(const Planes& p, int64_t g, int half, int lane) const {
+        return I::mul(this->minus, I::template load_u4<true>(p.scales + g * 32 + half * 16 + lane));
     }
 };
 
@@ -169,11 +190,25 @@ constexpr bool has_halves(Scales s) {
 
 constexpr int log2_of(int power) { return power <= 1 ? 0 : 1 + log2_of(power / 2); }
 
+// steps whose pairs of products 16 bits can add up, if an instruction set does so: twice 127 times
+// the largest code a step
+constexpr int steps_in_16_bits(Format format) {
+    if (format == Format::mxfp4) return 8;
+    if (scheme_of(format).is_signed) return 1;
+    switch (scheme_of(format).codes) {
+        case Codes::sixes: return 2;
+        case Codes::fives: return 4;
+        default: return 8;
+    }
+}
+
+// one tile: what it holds and its sums
 template <class I, Format F, int N>
 struct Block {
     static constexpr Scheme scheme = scheme_of(F);
     static constexpr bool is_table = F == Format::iq4_nl || F == Format::mxfp4;
     static constexpr bool is_halved = has_halves(scheme.scales);
+    static constexpr bool is_paired = I::has_pairs && steps_in_16_bits(F) > 1;
     // unsigned dot products of signed codes take 128 too much a code
     static constexpr int offset =
         scheme.is_signed ? (I::adds_128 ? 128 : 0) : scheme.offset;
@@ -185,8 +220,7 @@ struct Block {
     Planes p;
     int lane;  // the first of the I::lanes rows computed here
     typename I::Bytes table;
-    const uint8_t* x;       // the group's record, all N rows at fixed distances
-    const uint8_t* halves;  // its halves' record
+    W scales;
     Floats y[N];
 
     static const int32_t* int_at(const uint8_t* at) {
@@ -194,70 +228,40 @@ struct Block {
     }
     static const float* float_at(const uint8_t* at) { return reinterpret_cast<const float*>(at); }
 
-    I_INLINE Ints start(int t, int half) const {
+    // x: the group's record, all N rows at fixed distances; halves: that of its halves
+    static I_INLINE Ints start(const uint8_t* x, const uint8_t* halves, int t, int half) {
         if constexpr (offset == 0) return I::zero();
         const uint8_t* minus = is_halved ? halves + t * 8 + half * 4 : x + N * kMinusAt + t * 4;
         return I::template shift_left<log2_of(offset)>(I::broadcast_int(int_at(minus)));
     }
 
     template <int J>
-    I_INLINE void step(int64_t g, Ints* acc) const {
+    I_INLINE void step(const uint8_t* x, int64_t g, Ints* acc) const {
         auto w = S::template get<J>(p, g, lane * 4, table);
         if constexpr (scheme.is_signed) w = I::prepare_signed(w);
         for (int t = 0; t < N; ++t) {
             const auto* q = reinterpret_cast<const int8_t*>(x + t * kGroup + J * 4);
-            if constexpr (scheme.is_signed) acc[t] = I::dot_signed(acc[t], w, q);
+            if constexpr (is_paired && scheme.is_signed) acc[t] = I::dot_pairs_signed(acc[t], w, q);
+            else if constexpr (is_paired) acc[t] = I::dot_pairs(acc[t], w, q);
+            else if constexpr (scheme.is_signed) acc[t] = I::dot_signed(acc[t], w, q);
             else acc[t] = I::dot(acc[t], w, q);
         }
     }
 
-    I_INLINE void add(int64_t g, int half, const Ints* acc) {
-        const Floats s = W::scale(p, g, half, lane);
+    I_INLINE void add(const uint8_t* x, const uint8_t* halves, int64_t g, int half,
+                      const Ints* acc) {
+        const Floats s = scales.scale(p, g, half, lane);
         for (int t = 0; t < N; ++t) {
             const Floats by = I::mul(s, I::broadcast(float_at(x + N * kScaleAt + t * 4)));
             y[t] = I::fma(I::to_float(acc[t]), by, y[t]);
         }
         if constexpr (has_min(scheme.scales)) {
-            const Floats m = W::min(p, g, half, lane);
+            const Floats m = scales.min(p, g, half, lane);
             for (int t = 0; t < N; ++t) {
                 const uint8_t* sum =
                     is_halved ? halves + N * 8 + t * 8 + half * 4 : x + N * kSumAt + t * 4;
                 y[t] = I::fma(m, I::broadcast(float_at(sum)), y[t]);
             }
-        }
-    }
-
-    I_INLINE void half_group(int64_t g) {
-        Ints acc[N];
-        for (int t = 0; t < N; ++t) acc[t] = start(t, 0);
-        step<0>(g, acc), step<1>(g, acc), step<2>(g, acc), step<3>(g, acc);
-        add(g, 0, acc);
-        for (int t = 0; t < N; ++t) acc[t] = start(t, 1);
-        step<4>(g, acc), step<5>(g, acc), step<6>(g, acc), step<7>(g, acc);
-        add(g, 1, acc);
-    }
-
-    // steps that share bytes follow each other; integers add up alike in any order
-    I_INLINE void whole_group(int64_t g) {
-        Ints acc[N], other[N];
-        const bool is_short = N <= 2;  // a single chain of sums would wait for itself
-        for (int t = 0; t < N; ++t) acc[t] = start(t, 0), other[t] = I::zero();
-        Ints* high = is_short ? other : acc;
-        step<0>(g, acc), step<4>(g, high), step<1>(g, acc), step<5>(g, high);
-        step<2>(g, acc), step<6>(g, high), step<3>(g, acc), step<7>(g, high);
-        if (is_short)
-            for (int t = 0; t < N; ++t) acc[t] = I::add_int(acc[t], other[t]);
-        add(g, 0, acc);
-    }
-
-    I_INLINE void run(int64_t groups, Fetch& fetch) {
-        for (int t = 0; t < N; ++t) y[t] = I::zero_float();
-        for (int64_t g = 0; g < groups; ++g) {
-            fetch.next();
-            if constexpr (is_halved) half_group(g);
-            else whole_group(g);
-            x += N * kRecordBytes;
-            halves += N * kHalvesBytes;
         }
     }
 };
@@ -272,56 +276,100 @@ I_INLINE typename I::Bytes table_of() {
 // M tiles at once, each number of activations fetched for all of them: for few rows, whose sums
 // alone would wait for each other
 template <class I, Format F, int N, int M>
-struct Wide {
+struct Blocks {
     using B = Block<I, F, N>;
     using Ints = typename I::Ints;
+    // two chains of sums, as a single one would wait for itself
+    static constexpr int chains = M * N <= 2 && !B::is_paired && !B::is_halved ? 2 : 1;
 
     B (&blocks)[M];
+    const uint8_t* x;
+    const uint8_t* halves;
 
-    template <int J>
-    I_INLINE void step(int64_t g, Ints (&acc)[M][N]) const {
-        for (int k = 0; k < M; ++k) blocks[k].template step<J>(g, acc[k]);
-    }
-
-    I_INLINE void half_group(int64_t g) {
-        Ints acc[M][N];
-        start(0, acc);
-        step<0>(g, acc), step<1>(g, acc), step<2>(g, acc), step<3>(g, acc);
-        add(g, 0, acc);
-        start(1, acc);
-        step<4>(g, acc), step<5>(g, acc), step<6>(g, acc), step<7>(g, acc);
-        add(g, 1, acc);
-    }
-
-    I_INLINE void whole_group(int64_t g) {
-        Ints acc[M][N];
-        start(0, acc);
-        step<0>(g, acc), step<4>(g, acc), step<1>(g, acc), step<5>(g, acc);
-        step<2>(g, acc), step<6>(g, acc), step<3>(g, acc), step<7>(g, acc);
-        add(g, 0, acc);
+    I_INLINE static void clear(Ints (&acc)[M][N]) {
+        for (int k = 0; k < M; ++k)
+            for (int t = 0; t < N; ++t) acc[k][t] = I::zero();
     }
 
     I_INLINE void start(int half, Ints (&acc)[M][N]) const {
         for (int t = 0; t < N; ++t) {
-            const Ints first = blocks[0].start(t, half);
+            const Ints first = B::start(x, halves, t, half);
             for (int k = 0; k < M; ++k) acc[k][t] = first;
         }
     }
 
+    template <int J>
+    I_INLINE void step(int64_t g, Ints (&acc)[M][N]) const {
+        for (int k = 0; k < M; ++k) blocks[k].template step<J>(x, g, acc[k]);
+    }
+
+    template <class Merge>
+    I_INLINE static void merge(Ints (&acc)[M][N], const Ints (&from)[M][N], const Merge& merge) {
+        for (int k = 0; k < M; ++k)
+            for (int t = 0; t < N; ++t) acc[k][t] = merge(acc[k][t], from[k][t]);
+    }
+
+    // as many steps as 16 bits can take
+    template <int... J>
+    I_INLINE void paired(int64_t g, Ints (&acc)[M][N]) const {
+        Ints pairs[M][N];
+        clear(pairs);
+        (step<J>(g, pairs), ...);
+        merge(acc, pairs, I::add_pairs);
+    }
+
+    template <int A, int B_, int C, int D>
+    I_INLINE void four_steps(int64_t g, Ints (&acc)[M][N]) const {
+        if constexpr (!B::is_paired) {
+            step<A>(g, acc), step<B_>(g, acc), step<C>(g, acc), step<D>(g, acc);
+        } else if constexpr (steps_in_16_bits(F) == 2) {
+            paired<A, B_>(g, acc), paired<C, D>(g, acc);
+        } else {
+            paired<A, B_, C, D>(g, acc);
+        }
+    }
+
+    // steps that share bytes follow each other; integers add up alike in any order
+    I_INLINE void all_steps(int64_t g, Ints (&acc)[M][N]) const {
+        if constexpr (B::is_paired && steps_in_16_bits(F) == 8) {
+            paired<0, 4, 1, 5, 2, 6, 3, 7>(g, acc);
+        } else if constexpr (chains == 2) {
+            Ints other[M][N];
+            clear(other);
+            step<0>(g, acc), step<4>(g, other), step<1>(g, acc), step<5>(g, other);
+            step<2>(g, acc), step<6>(g, other), step<3>(g, acc), step<7>(g, other);
+            merge(acc, other, I::add_int);
+        } else {
+            four_steps<0, 4, 1, 5>(g, acc), four_steps<2, 6, 3, 7>(g, acc);
+        }
+    }
+
     I_INLINE void add(int64_t g, int half, const Ints (&acc)[M][N]) {
-        for (int k = 0; k < M; ++k) blocks[k].add(g, half, acc[k]);
+        for (int k = 0; k < M; ++k) blocks[k].add(x, halves, g, half, acc[k]);
+    }
+
+    I_INLINE void group(int64_t g) {
+        for (int k = 0; k < M; ++k) blocks[k].scales.enter(blocks[k].p, g, blocks[k].lane);
+        Ints acc[M][N];
+        start(0, acc);
+        if constexpr (B::is_halved) {
+            four_steps<0, 1, 2, 3>(g, acc);
+            add(g, 0, acc);
+            start(1, acc);
+            four_steps<4, 5, 6, 7>(g, acc);
+            add(g, 1, acc);
+        } else {
+            all_steps(g, acc);
+            add(g, 0, acc);
+        }
     }
 
     I_INLINE void run(int64_t groups, Fetch& fetch) {
         for (int k = 0; k < M; ++k)
             for (int t = 0; t < N; ++t) blocks[k].y[t] = I::zero_float();
-        const uint8_t* x = blocks[0].x;
-        const uint8_t* halves = blocks[0].halves;
         for (int64_t g = 0; g < groups; ++g) {
             fetch.next();
-            for (int k = 0; k < M; ++k) blocks[k].x = x, blocks[k].halves = halves;
-            if constexpr (B::is_halved) half_group(g);
-            else whole_group(g);
+            group(g);
             x += N * kRecordBytes;
             halves += N * kHalvesBytes;
         }
@@ -332,27 +380,18 @@ struct Wide {
 template <class I, Format F, int N, int M>
 void block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fetch, float* y,
            int64_t stride) {
-    Planes planes[M];
-    for (int k = 0; k < M; ++k) {
-        const uint8_t* at = tile + k * layout.tile_bytes;
-        planes[k] = {at, at + layout.scales, at + layout.high, at + layout.codes};
-    }
-    const auto begin = [&](int k, int lane) {
-        return Block<I, F, N>{planes[k], lane, table_of<I, F>(), x.groups, x.halves, {}};
-    };
     for (int lane = 0; lane < kTileRows; lane += I::lanes) {
-        if constexpr (M == 1) {
-            auto b = begin(0, lane);
-            b.run(layout.groups, fetch);
-            for (int t = 0; t < N; ++t) I::store(y + t * stride + lane, b.y[t]);
-        } else {
-            Block<I, F, N> b[M];
-            for (int k = 0; k < M; ++k) b[k] = begin(k, lane);
-            Wide<I, F, N, M>{b}.run(layout.groups, fetch);
-            for (int k = 0; k < M; ++k)
-                for (int t = 0; t < N; ++t)
-                    I::store(y + t * stride + k * kTileRows + lane, b[k].y[t]);
+        Block<I, F, N> blocks[M];
+        for (int k = 0; k < M; ++k) {
+            const uint8_t* at = tile + k * layout.tile_bytes;
+            blocks[k].p = {at, at + layout.scales, at + layout.high, at + layout.codes};
+            blocks[k].lane = lane;
+            blocks[k].table = table_of<I, F>();
         }
+        Blocks<I, F, N, M>{blocks, x.groups, x.halves}.run(layout.groups, fetch);
+        for (int k = 0; k < M; ++k)
+            for (int t = 0; t < N; ++t)
+                I::store(y + t * stride + k * kTileRows + lane, blocks[k].y[t]);
     }
 }
 

@@ -261,6 +261,36 @@ def test_later_tokens_do_not_reach_earlier_rows_even_as_nan(kernels: str) -> Non
     assert np.isnan(found[37:]).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("position", [0, 37, 299])
+@pytest.mark.parametrize("kernels", SETS)
+def test_a_query_that_is_not_finite_is_never_hidden(
+    kernels: str, position: int, value: float
+) -> None:
+    cache = Cache(_native.Runtime(1, kernels), Case(8, 4, 6, (300,))).append_all()
+    rows = rows_of(cache.case)
+    clean = cache.attend(rows)
+    cache.q[0][position, 2] = value  # of the first head
+    found = cache.attend(rows)
+    others = np.arange(300) != position
+    np.testing.assert_array_equal(found[others], clean[others])
+    assert np.isnan(found[position, :6]).all()
+    np.testing.assert_array_equal(found[position, 6:], clean[position, 6:])
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_a_key_that_is_not_a_number_is_never_hidden(kernels: str) -> None:
+    cache = Cache(_native.Runtime(1, kernels), Case(8, 4, 6, (300,))).append_all()
+    rows = rows_of(cache.case)
+    clean = cache.attend(rows)
+    cache.k[0][37, 2] = np.nan  # of the first group: its two heads
+    cache.append(0, 37)
+    found = cache.attend(rows)
+    np.testing.assert_array_equal(found[:37], clean[:37])
+    assert np.isnan(found[37:, :12]).all()
+    np.testing.assert_array_equal(found[37:, 12:], clean[37:, 12:])
+
+
 @pytest.mark.parametrize("kernels", SETS)
 def test_scores_far_apart_neither_overflow_nor_vanish(kernels: str) -> None:
     case = Case(1, 1, 2, (3,))
