@@ -48,7 +48,7 @@ void Pool::start(int64_t items, Call call, const void* work) {
     take_items();
     // the system may have given a worker's core to somebody else: let it have this one
     for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) {
-        if (i < 20000) pause();
+        if (i < 20000) wait_a_moment();
         else std::this_thread::yield();
     }
 }
@@ -64,12 +64,16 @@ void Pool::take_items() {
     }
 }
 
+void Pool::wait_a_moment() {
+    if (!foresight_.fetch()) pause();
+}
+
 bool Pool::wait_for_job(uint64_t seen) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
     do {
         for (int i = 0; i < kPausesAClock; ++i) {
             if (job_.load() != seen) return !is_closing_;
-            pause();
+            wait_a_moment();
         }
     } while (std::chrono::steady_clock::now() < until);
     std::unique_lock<std::mutex> lock(mutex_);

@@ -1,8 +1,9 @@
 // A pool of threads for work that is split into items.
 //
 // Items are handed out one by one, so that uneven ones keep all threads busy; work that asks for it
-// also learns which item its thread has next. Between jobs a worker spins for a moment, as the next job of a decode step comes within microseconds, and then
-// sleeps. One job at a time; the caller takes part in it.
+// also learns which item its thread has next. Between jobs a worker spins for a moment, as the next
+// job of a decode step comes within microseconds, and then sleeps. One job at a time; the caller
+// takes part in it. Whoever waits fetches what the next jobs will read.
 #pragma once
 
 #include <atomic>
@@ -13,6 +14,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "foresight.h"
+
 namespace expertly {
 
 class Pool {
@@ -22,6 +25,7 @@ public:
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
+    Foresight& foresight() { return foresight_; }
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
     // calls work(item), or work(item, next) with next < 0 where that is not known, for every item
@@ -47,7 +51,9 @@ private:
     void take_items();
     void serve();
     bool wait_for_job(uint64_t seen);
+    void wait_a_moment();
 
+    Foresight foresight_;
     std::vector<std::thread> workers_;
     Call call_ = nullptr;
     const void* work_ = nullptr;

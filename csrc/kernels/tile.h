@@ -365,8 +365,6 @@ struct Blocks {
     }
 
     I_INLINE void run(int64_t groups, Fetch& fetch) {
-        for (int k = 0; k < M; ++k)
-            for (int t = 0; t < N; ++t) blocks[k].y[t] = I::zero_float();
         for (int64_t g = 0; g < groups; ++g) {
             fetch.next();
             group(g);
@@ -381,7 +379,7 @@ template <class I, Format F, int N, int M>
 void block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fetch, float* y,
            int64_t stride) {
     for (int lane = 0; lane < kTileRows; lane += I::lanes) {
-        Block<I, F, N> blocks[M];
+        Block<I, F, N> blocks[M] = {};
         for (int k = 0; k < M; ++k) {
             const uint8_t* at = tile + k * layout.tile_bytes;
             blocks[k].p = {at, at + layout.scales, at + layout.high, at + layout.codes};

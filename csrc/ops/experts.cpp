@@ -114,6 +114,19 @@ int64_t result_stride(const Bank& bank) {
     return bank.experts.front().down.layout.tiles * kTileRows;
 }
 
+// the first tiles of a matrix, as many as are computed together
+void foresee(Foresight& foresight, const Matrix& w, int64_t tile) {
+    const Strip strip = TileRun{&w, 0, w.layout.tiles}.at(tile);
+    foresight.add(strip.data, strip.count * w.layout.tile_bytes);
+}
+
+// of one token's choice: what the first items of `lower_one` read
+void foresee_lower(Foresight& foresight, const BankWork& work) {
+    for (int64_t tile = 0; tile < 2 * kTilesAtOnce; tile += kTilesAtOnce)
+        for (int64_t slot = 0; slot < work.choice.num_chosen; ++slot)
+            foresee(foresight, work.bank->experts[work.choice.ids[slot]].down, tile);
+}
+
 // results of the item's rows and tiles: y [rows of the bank][stride]
 void lower(const Kernels& kernels, const Item& item, const Item* next, float* y, int64_t stride) {
     const auto run_of_item = [](const Item* i) {
@@ -257,6 +270,13 @@ void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts,
     }
 }
 
+void foresee(Foresight& foresight, const Bank& bank, const Choice& choice, int64_t tokens) {
+    const int32_t* ids = choice.ids;
+    const Expert& first = bank.experts[*std::min_element(ids, ids + tokens * choice.num_chosen)];
+    for (int64_t tile = 0; tile < first.gate.layout.tiles; tile += kTilesAtOnce)
+        foresee(foresight, first.gate, tile), foresee(foresight, first.up, tile);
+}
+
 void feed_forward(Runtime& runtime, BankWork* works, int count, const float* normed,
                   int64_t tokens, float* x, int64_t columns) {
     for (int w = 0; w < count; ++w) {
@@ -266,6 +286,8 @@ void feed_forward(Runtime& runtime, BankWork* works, int count, const float* nor
         fill_input(runtime, work, normed, columns);
         work.hidden.resize(work.rows.count(), work.bank->width(), work.bank->hidden_forms());
     }
+    runtime.pool.foresight().forget();
+    if (tokens == 1) foresee_lower(runtime.pool.foresight(), works[0]);
     const auto items = split(works, count, runtime, kGroupsAtOnce, groups_of);
     runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
         hide(runtime.kernels, *item_at(items, i), item_at(items, next));

@@ -33,6 +33,9 @@ struct Choice {
     int64_t num_chosen;
 };
 
+// what a feed-forward of these T tokens reads first, for threads that wait
+void foresee(Foresight& foresight, const Bank& bank, const Choice& choice, int64_t tokens);
+
 // the T * K pairs of token and slot sorted by expert, within an expert by token
 class SortedRows {
 public:

@@ -17,6 +17,12 @@ void add(const std::vector<float>& bias, float* y) {
 
 }  // namespace
 
+// of a matrix that is next but one
+void Step::foresee(const Matrix& w) {
+    runtime_.pool.foresight().forget();
+    runtime_.pool.foresight().add(w.data, w.layout.num_bytes());
+}
+
 void Step::begin(Tokens tokens, const PagePool& pool, const Matrix& embedding) {
     tokens_ = std::move(tokens);
     pool_ = &pool;
@@ -48,6 +54,7 @@ void Step::project(const Layer& layer) {
     Forms forms;
     for (const Matrix* w : {&attention.q, &attention.k, &attention.v}) forms.add(w->format);
     activations_.resize(count(), columns_, forms, normed_);
+    foresee(attention.q);
     runtime_.pool.run(count(), [&](int64_t t) {
         float* normed = normed_ + t * columns_;
         normalise(runtime_.kernels, layer.attention_norm, x_ + t * columns_, normed);
@@ -59,6 +66,7 @@ void Step::project(const Layer& layer) {
     const Product products[] = {{&attention.q, qkv_, qkv_stride_},
                                 {&attention.k, qkv_ + q, qkv_stride_},
                                 {&attention.v, qkv_ + q + k, qkv_stride_}};
+    foresee(attention.o);
     multiply(runtime_, products, 3, activations_, span());
 }
 
@@ -93,6 +101,7 @@ void Step::leave_attention(const Layer& layer) {
     });
     float* out = out_room_.get<float>(count() * stride);
     const Product product{&w, out, stride};
+    if (layer.router) foresee(layer.router->w);
     multiply(runtime_, &product, 1, activations_, span());
     runtime_.pool.run(count(), [&](int64_t t) {
         float* x = x_ + t * columns_;
@@ -120,6 +129,9 @@ void Step::choose(const Layer& layer) {
         expertly::choose(logits + t * router_stride_, E, K, router.rule, probs_.data() + t * E,
                          ids_.data() + t * K, weights_.data() + t * K);
     });
+    runtime_.pool.foresight().forget();
+    expertly::foresee(runtime_.pool.foresight(), layer.experts, {ids_.data(), weights_.data(), K},
+                      count());
     router_logits_ = logits;
 }
 

@@ -49,6 +49,7 @@ public:
     int64_t router_stride() const { return router_stride_; }
 
 private:
+    void foresee(const Matrix& w);
     Span span() const { return {0, count(), runtime_.kernels.max_rows}; }
     void project(const Layer& layer);
     void place(const Layer& layer, int64_t index, PagePool& pool, const float* cos,
