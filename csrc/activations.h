@@ -32,7 +32,7 @@ struct GroupPlaces {
     int32_t* minus;
     float* sum;
     int64_t record;
-    int32_t* minus_half;  // [2]
+    int32_t* minus_half;  // [2], null where no format reads them
     float* sum_half;      // [2]
     int64_t halves;
 
@@ -46,16 +46,16 @@ struct GroupPlaces {
     }
 };
 
-// row t of a panel of n rows that begins at `groups` and `halves`
+// row t of a panel of n rows that begins at `groups` and `halves`, which may be null
 static inline GroupPlaces places_in(uint8_t* groups, uint8_t* halves, int64_t n, int64_t t) {
     return {reinterpret_cast<int8_t*>(groups + t * kGroup),
             reinterpret_cast<float*>(groups + n * kScaleAt + t * 4),
             reinterpret_cast<int32_t*>(groups + n * kMinusAt + t * 4),
             reinterpret_cast<float*>(groups + n * kSumAt + t * 4),
             n * kRecordBytes,
-            reinterpret_cast<int32_t*>(halves + t * 8),
-            reinterpret_cast<float*>(halves + n * 8 + t * 8),
-            n * kHalvesBytes};
+            halves ? reinterpret_cast<int32_t*>(halves + t * 8) : nullptr,
+            halves ? reinterpret_cast<float*>(halves + n * 8 + t * 8) : nullptr,
+            halves ? n * kHalvesBytes : 0};
 }
 
 // which form of the activations a format's kernel reads

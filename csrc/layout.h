@@ -34,6 +34,10 @@ enum class Scales : int {
     half_groups_min,  // 2 x 16 bytes, low nibble scale, high nibble min; supers as bytes_min
 };
 
+constexpr bool has_halves(Scales scales) {
+    return scales == Scales::half_groups || scales == Scales::half_groups_min;
+}
+
 struct Scheme {
     Codes codes;
     Scales scales;

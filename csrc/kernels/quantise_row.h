@@ -19,8 +19,11 @@ I_INLINE int32_t largest_bits(const float* x) {
 inline void spoil_group(GroupPlaces to) {
     const float nan = __builtin_nanf("");
     for (int i = 0; i < kGroup; ++i) to.q[i] = 0;
-    *to.minus = to.minus_half[0] = to.minus_half[1] = 0;
-    *to.scale = *to.sum = to.sum_half[0] = to.sum_half[1] = nan;
+    *to.minus = 0;
+    *to.scale = *to.sum = nan;
+    if (to.minus_half == nullptr) return;
+    to.minus_half[0] = to.minus_half[1] = 0;
+    to.sum_half[0] = to.sum_half[1] = nan;
 }
 
 // q = x * (127 / largest) rounded to nearest even, scale = largest / 127, a group of 32 by itself
@@ -46,6 +49,7 @@ I_INLINE void quantise_group(const float* x, GroupPlaces to) {
     *to.scale = d;
     *to.minus = -(half[0] + half[1]);
     *to.sum = d * static_cast<float>(half[0] + half[1]);
+    if (to.minus_half == nullptr) return;
     for (int i = 0; i < 2; ++i) {
         to.minus_half[i] = -half[i];
         to.sum_half[i] = d * static_cast<float>(half[i]);

@@ -184,10 +184,6 @@ constexpr bool has_min(Scales s) {
            s == Scales::half_groups_min;
 }
 
-constexpr bool has_halves(Scales s) {
-    return s == Scales::half_groups || s == Scales::half_groups_min;
-}
-
 constexpr int log2_of(int power) { return power <= 1 ? 0 : 1 + log2_of(power / 2); }
 
 // steps whose pairs of products 16 bits can add up, if an instruction set does so: twice 127 times
@@ -369,7 +365,7 @@ struct Blocks {
             fetch.next();
             group(g);
             x += N * kRecordBytes;
-            halves += N * kHalvesBytes;
+            if constexpr (B::is_halved) halves += N * kHalvesBytes;
         }
     }
 };

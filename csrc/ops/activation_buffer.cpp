@@ -15,7 +15,7 @@ void ActivationBuffer::resize(int64_t rows, int64_t columns, Forms forms, const 
     if (!forms.groups) return;
     const int64_t n = rows * row_groups_;
     groups_ = own_groups_.get<uint8_t>(n * (kRecordBytes + kHalvesBytes));
-    halves_ = groups_ + n * kRecordBytes;
+    halves_ = forms.halves ? groups_ + n * kRecordBytes : nullptr;
 }
 
 Panel ActivationBuffer::panel(const Span& span, int64_t index) const {
@@ -27,15 +27,15 @@ Panel ActivationBuffer::panel(const Span& span, int64_t index) const {
     if (forms_.bf16) panel.bf16 = bf16_row(row);
     if (!forms_.groups) return panel;
     panel.groups = groups_ + row * row_groups_ * kRecordBytes;
-    panel.halves = halves_ + row * row_groups_ * kHalvesBytes;
+    if (forms_.halves) panel.halves = halves_ + row * row_groups_ * kHalvesBytes;
     return panel;
 }
 
 GroupPlaces ActivationBuffer::places(const Span& span, int64_t row) const {
     const int64_t index = span.panel_of(row), begin = span.begin(index);
     const int64_t before = (span.first() + begin) * row_groups_;
-    return places_in(groups_ + before * kRecordBytes, halves_ + before * kHalvesBytes,
-                     span.size(index), row - begin);
+    uint8_t* halves = forms_.halves ? halves_ + before * kHalvesBytes : nullptr;
+    return places_in(groups_ + before * kRecordBytes, halves, span.size(index), row - begin);
 }
 
 void ActivationBuffer::fill(const Kernels& kernels, const Span& span, int64_t row,

@@ -11,13 +11,14 @@ namespace expertly {
 
 // a set of `Wanted`
 struct Forms {
-    bool floats = false, bf16 = false, groups = false;
+    bool floats = false, bf16 = false, groups = false, halves = false;
 
     void add(Format format) {
         const Wanted wanted = wanted_by(format);
         floats |= wanted == Wanted::floats;
         bf16 |= wanted == Wanted::bf16;
         groups |= wanted == Wanted::groups;
+        halves |= has_halves(scheme_of(format).scales);
     }
 };
 

@@ -229,10 +229,21 @@ void lower_all(Runtime& runtime, BankWork* works, int count, int64_t tokens, int
 // the rows of a work in the forms that its gates and ups want
 void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t columns) {
     work.input.resize(work.rows.count(), columns, work.bank->input_forms());
-    runtime.pool.run(work.rows.count(), [&](int64_t row) {
-        const Span& span = work.rows.span(work.rows.expert(row));
-        work.input.fill(runtime.kernels, span, row - span.first(),
-                        normed + work.rows.token(row) * columns);
+    struct Part {
+        const Span* span;
+        int64_t panel;
+    };
+    std::vector<Part> parts;
+    for (size_t e = 0; e < work.bank->experts.size(); ++e) {
+        const Span& span = work.rows.span(static_cast<int64_t>(e));
+        for (int64_t panel = 0; panel < span.panels(); ++panel) parts.push_back({&span, panel});
+    }
+    // a panel an item, as for_rows has it
+    runtime.pool.run(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+        const auto& [span, panel] = parts[static_cast<size_t>(i)];
+        for (int64_t row = span->begin(panel); row < span->begin(panel) + span->size(panel); ++row)
+            work.input.fill(runtime.kernels, *span, row,
+                            normed + work.rows.token(span->first() + row) * columns);
     });
 }
 
@@ -254,7 +265,6 @@ void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts,
     const int64_t rows = tokens * choice.num_chosen;
     std::vector<int64_t> first(static_cast<size_t>(num_experts) + 1, 0);
     token_.resize(static_cast<size_t>(rows));
-    expert_.resize(static_cast<size_t>(rows));
     place_.resize(static_cast<size_t>(rows));
     for (int64_t r = 0; r < rows; ++r) ++first[choice.ids[r] + 1];
     spans_.clear();
@@ -265,7 +275,6 @@ void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts,
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t place = first[choice.ids[r]]++;
         token_[place] = static_cast<int32_t>(r / choice.num_chosen);
-        expert_[place] = choice.ids[r];
         place_[r] = place;
     }
 }

@@ -44,14 +44,13 @@ public:
     const Span& span(int64_t expert) const { return spans_[expert]; }
     int64_t count() const { return static_cast<int64_t>(token_.size()); }
     int64_t token(int64_t row) const { return token_[row]; }
-    int64_t expert(int64_t row) const { return expert_[row]; }
     int64_t place(int64_t token, int64_t slot, int64_t num_chosen) const {
         return place_[token * num_chosen + slot];
     }
 
 private:
     std::vector<Span> spans_;
-    std::vector<int32_t> token_, expert_;
+    std::vector<int32_t> token_;
     std::vector<int64_t> place_;
 };
 

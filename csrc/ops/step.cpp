@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../pack.h"
+#include "tiles.h"
 
 namespace expertly {
 
@@ -55,7 +56,7 @@ void Step::project(const Layer& layer) {
     for (const Matrix* w : {&attention.q, &attention.k, &attention.v}) forms.add(w->format);
     activations_.resize(count(), columns_, forms, normed_);
     foresee(attention.q);
-    runtime_.pool.run(count(), [&](int64_t t) {
+    for_rows(runtime_.pool, span(), [&](int64_t t) {
         float* normed = normed_ + t * columns_;
         normalise(runtime_.kernels, layer.attention_norm, x_ + t * columns_, normed);
         activations_.fill(runtime_.kernels, span(), t, normed);
@@ -96,7 +97,7 @@ void Step::leave_attention(const Layer& layer) {
     Forms forms;
     forms.add(w.format);
     activations_.resize(count(), width, forms, mixed_);
-    runtime_.pool.run(count(), [&](int64_t t) {
+    for_rows(runtime_.pool, span(), [&](int64_t t) {
         activations_.fill(runtime_.kernels, span(), t, mixed_ + t * width);
     });
     float* out = out_room_.get<float>(count() * stride);
@@ -170,11 +171,11 @@ void Step::logits(const Norm& norm, const Matrix& head, const float* bias,
     forms.add(head.format);
     const Span chosen(0, n, runtime_.kernels.max_rows);
     activations_.resize(n, columns_, forms, normed_);
-    for (int64_t i = 0; i < n; ++i) {
+    for_rows(runtime_.pool, chosen, [&](int64_t i) {
         float* normed = normed_ + i * columns_;
         normalise(runtime_.kernels, norm, x_ + rows[i] * columns_, normed);
         activations_.fill(runtime_.kernels, chosen, i, normed);
-    }
+    });
     const bool fits = stride >= padded_rows(head);
     const int64_t padded = fits ? stride : padded_rows(head);
     float* to = fits ? out : out_room_.get<float>(n * padded);

@@ -1,6 +1,7 @@
 // A run of a matrix's tiles that one thread multiplies, one after the other.
 #pragma once
 
+#include "../pool.h"
 #include "activation_buffer.h"
 
 namespace expertly {
@@ -12,6 +13,16 @@ constexpr int64_t kTilesAtOnce = 4;
 
 inline int64_t panels_a_block(const Kernels& kernels) {
     return std::max<int64_t>(1, kRowBlock / kernels.max_rows);
+}
+
+// work(row) for every row of a span, a panel an item: threads that fill rows of one panel would
+// write to the same lines
+template <class Work>
+void for_rows(Pool& pool, const Span& span, const Work& work) {
+    pool.run(span.panels(), [&](int64_t panel) {
+        const int64_t first = span.begin(panel);
+        for (int64_t i = 0; i < span.size(panel); ++i) work(first + i);
+    });
 }
 
 struct TileRun {
