@@ -220,6 +220,8 @@ def peer_row(kind: str, path: Path, config: ModelConfig, text: Text, has_speed: 
         count = math.prod(tensor.shape)
         weights[tensor.block.name] = weights.get(tensor.block.name, 0) + count
     threads = usable_cores()
+    # what no head is stored for reads its embedding twice
+    config = replace(config, is_tied="output.weight" not in file.tensors)
     decoder = NativeDecoder(config, load_gguf(file, config, "native", threads), threads)
     kl, bits_per_byte = score(decoder, text)
     num_bytes = sum(tensor.num_bytes for tensor in stored)

@@ -153,3 +153,13 @@ def test_rms_norm_equals_its_definition_in_values_and_gradients(dtype) -> None:
         assert ours.dtype == dtype
         assert ours.isfinite().all()
         assert error(ours, theirs) <= cases.TOLERANCE[dtype]
+
+
+def test_rms_norm_under_autocast_is_that_of_float32_rounded_once() -> None:
+    x_TD = torch.randn(3, 8).bfloat16()
+    weight_D = torch.randn(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y_TD = kernels.rms_norm(x_TD, weight_D, 1e-6)
+    expected_TD = reference.rms_norm(x_TD.float(), weight_D, 1e-6).bfloat16()
+    assert y_TD.dtype == torch.bfloat16
+    torch.testing.assert_close(y_TD, expected_TD, rtol=2**-8, atol=0)

@@ -22,6 +22,9 @@ _ALIGNMENT_BYTES = 16
 
 
 def rms_norm(x_D: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    if x_D.dtype != weight_D.dtype:
+        # under autocast; torch would take its slow path, and warn
+        return F.rms_norm(x_D.float(), weight_D.shape, weight_D.float(), eps).to(x_D.dtype)
     return F.rms_norm(x_D, weight_D.shape, weight_D, eps)
 
 
