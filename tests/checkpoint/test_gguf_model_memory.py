@@ -1,4 +1,4 @@
-"""Peak memory of GGUF files: loading holds the file once, writing holds a chunk of it."""
+"""Peak memory: loading holds a GGUF file or a folder of safetensors once, writing a chunk of it."""
 
 import re
 import subprocess
@@ -48,6 +48,12 @@ file, config = open_gguf(Path(sys.argv[1]))
 weights = load_gguf(file, config, "native", 2)
 print(sum(matrix.num_bytes for matrix in weights.matrices.values()), peak_bytes() - before)
 """
+LOAD_FOLDER = """
+from expertly.checkpoint import load
+before = peak_bytes()
+model = load(sys.argv[1], dtype="native")
+print(Path(sys.argv[1], "model.safetensors").stat().st_size, peak_bytes() - before)
+"""
 # the second of two files: what libraries take when they are first used is none of a file's
 SAVE = """
 save_gguf(Path(sys.argv[1]), Path(sys.argv[2]).with_name("first.gguf"), "q8_0", threads=2)
@@ -93,6 +99,12 @@ def test_a_file_is_held_once_while_it_is_loaded(folder: Path, tmp_path: Path) ->
     file_bytes = path.stat().st_size
     assert file_bytes > 70_000_000
     assert 0.95 * weights < peak <= 1.05 * file_bytes + SLACK_BYTES
+
+
+def test_a_folder_of_safetensors_is_held_once_on_the_native_kernels(folder: Path) -> None:
+    file_bytes, peak = measured(LOAD_FOLDER, folder)
+    assert file_bytes > 70_000_000
+    assert 0.95 * file_bytes < peak <= 1.05 * file_bytes + SLACK_BYTES
 
 
 def test_a_chunk_is_held_while_a_file_is_written(folder: Path, tmp_path: Path) -> None:
