@@ -122,19 +122,98 @@ class Dense:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Router:
-    """How experts are chosen and weighed.
+class Groups:
+    """Only experts of the best groups can be chosen: `num` groups of neighbours, the `num_chosen`
+    best by their largest score ("max", DeepSeek-V2) or the sum of their two largest ("top_two",
+    DeepSeek-V3)."""
 
-    softmax: probabilities over all experts, the largest chosen; their weights are divided by
-    their p-norm when `norm_p` is given (1: they sum to 1, the same as a softmax over the chosen).
-    sparsemixer: the inference rule of SparseMixer-v2 (GRIN, arXiv 2409.12136): one argmax after
-    another, each weighed by a softmax over the logits within 2 * jitter of its maximum.
+    num: int
+    num_chosen: int
+    score: Literal["max", "top_two"] = "max"
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.num_chosen <= self.num,
+            f"{self.num_chosen} groups of experts chosen out of {self.num}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """In training an expert takes C = ceil(T K / E * factor) rows at most, T tokens without
+    padding. Of those beyond, "drop_weight" drops the least probable, "drop_position" those of the
+    last tokens, and "next" sends each to its token's next best expert that has room."""
+
+    factor: float
+    policy: Literal["drop_weight", "drop_position", "next"] = "drop_weight"
+
+    def __post_init__(self) -> None:
+        _require(self.factor > 0, f"a capacity factor of {self.factor} leaves no row to an expert")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """How experts are chosen and weighed; z are the logits, s the scores made of them.
+
+    rule:
+    top_k: the K experts of the largest s.
+    sparsemixer: SparseMixer-v2 (GRIN, arXiv 2409.12136): one argmax after another, each weighed
+    by a softmax over the logits within 2 * jitter of its maximum; in training a sample instead.
+    expert_choice: each expert takes the T K / E tokens that want it most (arXiv 2202.09368).
+    relu: every expert whose logit is positive, weighed by it (ReMoE, arXiv 2412.14711); K is
+    then no more than what training aims at.
+    hash: K experts by a frozen table of token ids (arXiv 2106.04426; DeepSeek-V4's first layers).
+
+    score: softmax, sigmoid or sqrt(softplus(z)); "uniform", of hash alone, has no logits at all.
+    The weights are s of the chosen, divided by their p-norm when `norm_p` is given (1: they sum
+    to 1, for softmax the same as a softmax over the chosen), times `scale`.
     """
 
-    rule: Literal["softmax", "sparsemixer"] = "softmax"
+    rule: Literal["top_k", "sparsemixer", "expert_choice", "relu", "hash"] = "top_k"
+    score: Literal["softmax", "sigmoid", "sqrt_softplus", "uniform"] = "softmax"
     norm_p: float | None = None
+    scale: float = 1.0
     jitter: float = 0.0
     has_bias: bool = False
+    has_steering_bias: bool = False  # a bias on s that has a say in the choice, not in weights
+    groups: Groups | None = None
+    norm_eps: float | None = None  # the router reads rms_norm(x) * scale / sqrt(D) (Gemma 4)
+    has_expert_scale: bool = False  # a learned factor an expert on its weights (Gemma 4)
+    # in training alone
+    input_jitter: float = 0.0  # the router reads x * U(1 - jitter, 1 + jitter) (Switch)
+    has_noise: bool = False  # z + N(0, 1) * softplus(W_noise x) (arXiv 1701.06538)
+    min_pool: int | None = None  # a document's tokens share n ~ U{min_pool..E} experts (EMO)
+    capacity: Capacity | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.scale > 0, f"expert weights times {self.scale}: it must be positive")
+        _require(0 <= self.input_jitter < 1, f"an input jitter of {self.input_jitter}")
+        _require(self.jitter >= 0, f"a jitter of {self.jitter} is negative")
+        _require(
+            self.score == "softmax" or self.rule in ("top_k", "hash"),
+            f"a router of rule {self.rule} has no other score than softmax, not {self.score}",
+        )
+        _require(
+            self.score != "uniform" or (self.rule == "hash" and not self.has_bias),
+            f"uniform scores are those of a hash without a bias, not of rule {self.rule}",
+        )
+        for name in self._of_top_k():
+            _require(
+                self.rule == "top_k",
+                f"{name} belongs to routers of rule top_k, not to {self.rule}",
+            )
+        _require(
+            self.norm_p is None or self.rule in ("top_k", "hash"),
+            f"a router of rule {self.rule} does not make its weights sum to 1 (norm_p)",
+        )
+        _require(
+            self.min_pool is None or self.score == "softmax",
+            f"a pool (min_pool) is chosen by softmax, not by {self.score}",
+        )
+
+    def _of_top_k(self) -> list[str]:
+        names = ("has_steering_bias", "groups", "has_noise", "min_pool", "capacity")
+        return [name for name in names if getattr(self, name)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +226,9 @@ class Mixture:
     has_expert_bias: bool = False
     shared_size: int = 0  # one shared expert of this width beside the routed ones; 0: none
     has_shared_gate: bool = False  # the shared expert's output times sigmoid(w . x)
+    num_zero: int = 0  # further choices that compute nothing; the router has rows for them too
+    zero: Literal["nothing", "identity"] = "nothing"  # they add 0 (ZEDA) or w * x (LongCat)
+    scales_input: bool = False  # a weight multiplies its expert's input, not output (Llama 4)
 
     def __post_init__(self) -> None:
         _require(
@@ -166,6 +248,48 @@ class Mixture:
             self.router.rule != "sparsemixer" or self.num_chosen <= 2,
             f"sparsemixer chooses at most 2 experts, not {self.num_chosen}",
         )
+        _require(self.num_zero >= 0, f"{self.num_zero} zero experts")
+        _require(
+            self.num_zero == 0 or not self.scales_input,
+            "zero experts have no input to scale (scales_input)",
+        )
+        self._check_groups()
+        pool = self.router.min_pool
+        _require(
+            pool is None or self.num_chosen <= pool <= self.num_choices,
+            f"pools of {pool} experts or more, where {self.num_chosen} of {self.num_choices} "
+            "are chosen",
+        )
+
+    def _check_groups(self) -> None:
+        groups = self.router.groups
+        if groups is None:
+            return
+        size = self.num_choices // groups.num
+        _require(
+            self.num_choices % groups.num == 0,
+            f"{self.num_choices} experts cannot be shared out among {groups.num} groups",
+        )
+        _require(
+            groups.score != "top_two" or size >= 2,
+            f"groups of {size} expert have no two largest scores",
+        )
+        _require(
+            self.num_chosen <= groups.num_chosen * size,
+            f"{self.num_chosen} experts chosen out of {groups.num_chosen} groups of {size}",
+        )
+
+    @property
+    def num_choices(self) -> int:
+        """Experts and zero experts: what the router has a logit for."""
+        return self.num_experts + self.num_zero
+
+    @property
+    def has_idle_router(self) -> bool:
+        """One chosen expert whose weight is divided by itself: always 1, so that the loss of the
+        language model has no gradient for the router."""
+        is_alone = self.num_chosen == 1 and self.router.norm_p is not None
+        return is_alone and self.router.score != "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +330,23 @@ class ModelConfig:
         return tuple(
             i for i, layer in enumerate(self.layers) if isinstance(layer.feed_forward, Mixture)
         )
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token's logits depend on no later token once training is over."""
+        mixtures = [self.layers[i].feed_forward for i in self.mixture_layers]
+        return not any(
+            isinstance(m, Mixture) and m.router.rule == "expert_choice" for m in mixtures
+        )
+
+    def check_trainable(self) -> None:
+        """Raises ConfigError for a router that training could not teach anything."""
+        for index in self.mixture_layers:
+            mixture = self.layers[index].feed_forward
+            if isinstance(mixture, Mixture) and mixture.has_idle_router:
+                raise ConfigError(
+                    f"layer {index} chooses 1 expert and divides its weight by itself "
+                    f"(norm_p {mixture.router.norm_p:g}): the router would have no gradient",
+                    hint="choose 2 experts or more, or leave the weights as they are "
+                    "(norm_p null, norm_topk_prob false)",
+                )

@@ -158,7 +158,7 @@ def _mixture(keys: GgufKeys, arch: Arch, size: int, num_experts: int) -> Mixture
 
 def _router(keys: GgufKeys, router: Router) -> Router:
     is_normed = keys.get("expert_weights_norm")
-    if is_normed is None or router.rule != "softmax":
+    if is_normed is None or router.rule != "top_k":
         return router
     if not isinstance(is_normed, bool):
         raise keys.error("expert_weights_norm", is_normed, "true or false")

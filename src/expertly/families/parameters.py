@@ -17,7 +17,7 @@ def parameters(config: ModelConfig) -> dict[str, Shape]:
         found |= _prefixed(f"{here}.attention", _attention(layer.attention, D))
         found |= _norm(config, f"{here}.feed_forward_norm")
         ours = layer.feed_forward
-        shapes = _dense(ours, D) if isinstance(ours, Dense) else _mixture(ours, D)
+        shapes = _dense(ours, D) if isinstance(ours, Dense) else _mixture(ours, D, V)
         found |= _prefixed(f"{here}.feed_forward", shapes)
     found |= _norm(config, "norm")
     if not config.is_tied:
@@ -61,11 +61,9 @@ def _dense(dense: Dense, D: int) -> Iterator[tuple[str, Shape]]:
         yield from (("b_gate_F", (F,)), ("b_up_F", (F,)), ("b_down_D", (D,)))
 
 
-def _mixture(mixture: Mixture, D: int) -> Iterator[tuple[str, Shape]]:
+def _mixture(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:
     E, F, S = mixture.num_experts, mixture.expert_size, mixture.shared_size
-    yield "router.w_ED", (E, D)
-    if mixture.router.has_bias:
-        yield "router.b_E", (E,)
+    yield from _prefixed("router", _router(mixture, D, V)).items()
     yield "experts.w_gate_EFD", (E, F, D)
     yield "experts.w_up_EFD", (E, F, D)
     yield "experts.w_down_EDF", (E, D, F)
@@ -78,3 +76,22 @@ def _mixture(mixture: Mixture, D: int) -> Iterator[tuple[str, Shape]]:
         yield "shared.w_down_DF", (D, S)
     if mixture.has_shared_gate:
         yield "w_shared_gate_D", (D,)
+
+
+def _router(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:
+    """The table of a hash counts as well: it must be stored."""
+    rule, E = mixture.router, mixture.num_choices
+    if rule.score != "uniform":
+        yield "w_ED", (E, D)
+    if rule.has_bias:
+        yield "b_E", (E,)
+    if rule.has_noise:
+        yield "w_noise_ED", (E, D)
+    if rule.norm_eps is not None:
+        yield "scale_D", (D,)
+    if rule.has_expert_scale:
+        yield "scale_E", (E,)
+    if rule.has_steering_bias:
+        yield "b_steer_E", (E,)
+    if rule.rule == "hash":
+        yield "table_VK", (V, mixture.num_chosen)

@@ -35,6 +35,17 @@ class FeedForward(nn.Module):
         return nn.functional.linear(hidden_TF, self.w_down_DF, self.b_down_D)
 
 
+def put_back(y_RD: Tensor, order_R: Tensor, num_tokens: int, num_slots: int) -> Tensor:
+    """y_TKD: rows by token and slot again, zeros where there is none."""
+    size, width = num_tokens * num_slots, y_RD.shape[1]
+    if len(order_R) < size:
+        y_XD = y_RD.new_zeros(size, width).index_copy(0, order_R, y_RD)
+        return y_XD.view(num_tokens, num_slots, width)
+    # a whole permutation has an inverse
+    place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(size, device=y_RD.device))
+    return y_RD.index_select(0, place_R).view(num_tokens, num_slots, width)
+
+
 class Experts(nn.Module):
     """E gated feed-forwards of one shape, each applied to its own rows."""
 
@@ -43,6 +54,8 @@ class Experts(nn.Module):
         num, size = mixture.num_experts, mixture.expert_size
         has_bias = mixture.has_expert_bias
         self.glu = mixture.glu
+        self.scales_input = mixture.scales_input
+        self.is_zero_identity = mixture.zero == "identity"
         self.w_gate_EFD = empty(num, size, hidden_size, dtype=dtype)
         self.w_up_EFD = empty(num, size, hidden_size, dtype=dtype)
         self.w_down_EDF = empty(num, hidden_size, size, dtype=dtype)
@@ -51,15 +64,34 @@ class Experts(nn.Module):
         self.b_down_ED = empty(num, hidden_size, dtype=dtype) if has_bias else None
 
     def forward(self, x_TD: Tensor, rows: Rows, weight_TK: Tensor) -> Tensor:
-        """y_TD, the sum over slots of weight * expert(x), a token's slots added in order."""
-        num_tokens, num_chosen = weight_TK.shape
-        y_RD = self._compute(x_TD.index_select(0, rows.order_R // num_chosen), rows.counts_E)
-        # the inverse permutation brings the rows back to (token, slot)
-        place_R = torch.empty_like(rows.order_R).scatter_(
-            0, rows.order_R, torch.arange(rows.order_R.shape[0], device=x_TD.device)
-        )
-        y_TKD = y_RD.index_select(0, place_R).view(num_tokens, num_chosen, x_TD.shape[1])
+        """y_TD, the sum over slots of weight * expert(x), a token's slots added in order; slots
+        without a row add nothing."""
+        num_tokens, num_slots = weight_TK.shape
+        order_R, counts_E = self._with_output(rows)
+        x_RD = x_TD.index_select(0, order_R // num_slots)
+        if self.scales_input:
+            weight_R = weight_TK.flatten().index_select(0, order_R)
+            x_RD = x_RD * weight_R.unsqueeze(-1).to(x_RD.dtype)
+        y_RD = self._compute_all(x_RD, counts_E)
+        y_TKD = put_back(y_RD, order_R, num_tokens, num_slots)
+        if self.scales_input:
+            return y_TKD.sum(1)
         return torch.einsum("tkd,tk->td", y_TKD, weight_TK.to(y_TKD.dtype))
+
+    def _with_output(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The rows that give something: those of zero experts, which come last, may not."""
+        num = self.w_gate_EFD.shape[0]
+        if len(rows.counts_E) == num or self.is_zero_identity:
+            return rows.order_R, rows.counts_E
+        return rows.order_R[: int(rows.counts_E[:num].sum())], rows.counts_E[:num]
+
+    def _compute_all(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+        num = self.w_gate_EFD.shape[0]
+        if len(counts_E) == num:
+            return self._compute(x_RD, counts_E)
+        num_rows = int(counts_E[:num].sum())
+        y_RD = self._compute(x_RD[:num_rows], counts_E[:num])
+        return torch.cat((y_RD, x_RD[num_rows:].to(y_RD.dtype)))
 
     def _compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
         gate_RF = kernels.grouped_mm(x_RD, self.w_gate_EFD, counts_E)

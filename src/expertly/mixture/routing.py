@@ -7,17 +7,20 @@ from torch import Tensor
 
 
 class Choice(NamedTuple):
-    """A router's answer before its rows are sorted; T tokens, E experts, K chosen."""
+    """A router's answer before its rows are sorted; T tokens, E experts and zero experts, K
+    chosen: the most that a token has where it varies."""
 
     ids_TK: Tensor  # int64, the chosen experts, the most wanted first
     weight_TK: Tensor  # float32, their shares in the answer
     logits_TE: Tensor  # float32
     probs_TE: Tensor  # float32, the weights' source, without any bias that only steers choice
     scores_TE: Tensor  # float32, what the choice was made from
+    kept_TK: Tensor | None = None  # bool, false for slots that are no row; None: all are
 
 
 class Rows(NamedTuple):
-    """The T * K pairs of token and slot, sorted by expert and within an expert by token."""
+    """Pairs of token and slot, all T * K or those that are kept, sorted by expert and within an
+    expert by token."""
 
     order_R: Tensor  # int64, token * K + slot of each row
     counts_E: Tensor  # int64, rows an expert
@@ -28,10 +31,13 @@ class Tokens(NamedTuple):
 
     mask_T: Tensor  # bool, true for a token, false for padding
     sequence_T: Tensor  # int64, which sequence of the batch a token belongs to
+    ids_T: Tensor | None = None  # int64, token ids, for routers that go by them
 
 
 class Routing(NamedTuple):
-    """Rows sorted by expert, and within an expert by token; R = T * K when nothing is dropped."""
+    """Rows sorted by expert, and within an expert by token; R = T * K when nothing is dropped.
+
+    Zero experts count as experts here: the last of E."""
 
     token_R: Tensor  # int64, which token each routed row is
     slot_R: Tensor  # int64, which of the token's K choices it was: sums run in this order
@@ -44,10 +50,29 @@ class Routing(NamedTuple):
     sequence_T: Tensor  # int64, which sequence of the batch a token belongs to
 
 
-def sort_rows(ids_TK: Tensor, num_experts: int) -> Rows:
+def all_tokens(logits_TE: Tensor) -> Tokens:
+    """Tokens of one sequence without padding."""
+    sequence_T = torch.zeros(logits_TE.shape[0], dtype=torch.int64, device=logits_TE.device)
+    return Tokens(sequence_T == 0, sequence_T)
+
+
+def of_table(is_chosen_TE: Tensor, wanted_TE: Tensor) -> tuple[Tensor, Tensor]:
+    """ids_TK and kept_TK of a choice with as many experts a token as the table marks: the most
+    wanted first, K the largest number of any token."""
+    key_TE = wanted_TE.detach().masked_fill(~is_chosen_TE, -1.0)
+    num_slots = max(1, int(is_chosen_TE.sum(-1).max())) if len(is_chosen_TE) else 1
+    ids_TK = key_TE.argsort(dim=-1, descending=True, stable=True)[:, :num_slots]
+    return ids_TK, is_chosen_TE.gather(-1, ids_TK)
+
+
+def sort_rows(ids_TK: Tensor, num_experts: int, kept_TK: Tensor | None = None) -> Rows:
     flat_R = ids_TK.flatten()
-    order_R = flat_R.argsort(stable=True)
-    return Rows(order_R, torch.bincount(flat_R, minlength=num_experts))
+    if kept_TK is None:
+        return Rows(flat_R.argsort(stable=True), torch.bincount(flat_R, minlength=num_experts))
+    place_R = kept_TK.flatten().nonzero().flatten()
+    expert_R = flat_R[place_R]
+    order_R = place_R[expert_R.argsort(stable=True)]
+    return Rows(order_R, torch.bincount(expert_R, minlength=num_experts))
 
 
 def to_routing(choice: Choice, rows: Rows, tokens: Tokens) -> Routing:

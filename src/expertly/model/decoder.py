@@ -1,7 +1,7 @@
 """The one decoder: every family is this, with another config."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,25 +50,25 @@ class DecoderLayer(nn.Module):
         self.attention_norm = NormLayer(hidden_size, config.norm, dtype)
         self.attention = AttentionLayer(hidden_size, layer.attention, config.norm, index, dtype)
         self.feed_forward_norm = NormLayer(hidden_size, config.norm, dtype)
-        self.feed_forward = _feed_forward(hidden_size, layer.feed_forward, dtype)
+        self.feed_forward = _feed_forward(config, layer.feed_forward, dtype)
 
     def forward(
-        self, x_BSD: Tensor, span: Span, cache: Cache | None, tokens: Tokens | None
+        self, x_BSD: Tensor, span: Span, cache: Cache | None, tokens: Tokens, is_asked: bool
     ) -> tuple[Tensor, Routing | None]:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), span, cache)
         normed_BSD = self.feed_forward_norm(x_BSD)
         if isinstance(self.feed_forward, FeedForward):
             return x_BSD + self.feed_forward(normed_BSD), None
-        y_TD, routing = self.feed_forward(normed_BSD.flatten(0, 1), tokens)
+        y_TD, routing = self.feed_forward(normed_BSD.flatten(0, 1), tokens, is_asked)
         return x_BSD + y_TD.view_as(x_BSD), routing
 
 
 def _feed_forward(
-    hidden_size: int, rule: Dense | Mixture, dtype: torch.dtype
+    config: ModelConfig, rule: Dense | Mixture, dtype: torch.dtype
 ) -> FeedForward | MixtureLayer:
     if isinstance(rule, Mixture):
-        return MixtureLayer(hidden_size, rule, dtype)
-    return FeedForward(hidden_size, rule.size, rule.glu, rule.has_bias, dtype)
+        return MixtureLayer(config.hidden_size, rule, dtype, config.vocab_size)
+    return FeedForward(config.hidden_size, rule.size, rule.glu, rule.has_bias, dtype)
 
 
 class Decoder(nn.Module):
@@ -105,17 +105,23 @@ class Decoder(nn.Module):
         check_ids(ids_BS, self.config)
         check_length(ids_BS.shape[1] + (cache.length if cache else 0), self.config)
         span = Span(mask_BS, (ids_BS.shape[0], ids_BS.shape[1]), cache)
-        tokens = _tokens(span.mask_BS) if routings else None
+        tokens = _tokens(span.mask_BS, ids_BS)
         x_BSD = nn.functional.embedding(ids_BS, self.embed_VD)
         found: list[Routing] = []
         for layer in self.layers:
-            x_BSD, routing = layer(x_BSD, span, cache, tokens)
+            x_BSD, routing = layer(x_BSD, span, cache, tokens, routings)
             if routing is not None:
                 found.append(routing)
         x_BSD = self.norm(x_BSD if logits == "all" else x_BSD[:, -1])
         head_VD = self.embed_VD if self.head_VD is None else self.head_VD
         logits_BSV = nn.functional.linear(x_BSD, head_VD, self.b_head_V).float()
         return Output(logits_BSV, tuple(found) if routings else None)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch has it. Raises ConfigError for a router that could not learn anything."""
+        if mode:
+            self.config.check_trainable()
+        return super().train(mode)
 
     def new_cache(self, batch_size: int = 1) -> Cache:
         return Cache(self.config, batch_size)
@@ -144,6 +150,6 @@ def check_length(length: int, config: ModelConfig) -> None:
         )
 
 
-def _tokens(mask_BS: Tensor) -> Tokens:
+def _tokens(mask_BS: Tensor, ids_BS: Tensor) -> Tokens:
     sequence_BS = torch.arange(mask_BS.shape[0])[:, None].expand_as(mask_BS)
-    return Tokens(mask_BS.flatten(), sequence_BS.flatten())
+    return Tokens(mask_BS.flatten(), sequence_BS.flatten(), ids_BS.flatten())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from expertly import _native
 from expertly.config import Attention, Dense, Glu, Mixture, ModelConfig
+from expertly.errors import ConfigError
 from expertly.mixture import Choice, Routing, Tokens
 from expertly.mixture.routing import sort_rows, to_routing
 from expertly.model.angles import long_context, tables_of
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 
 Numbers = NDArray[np.int32]
 
+# config's names of the rules that the kernels know, and theirs
+_RULES = {"top_k": "softmax", "sparsemixer": "sparsemixer"}
+# what else must be as here
+_PLAIN = {
+    "score": "softmax",
+    "scale": 1.0,
+    "has_steering_bias": False,
+    "groups": None,
+    "norm_eps": None,
+    "has_expert_scale": False,
+    "has_noise": False,
+    "num_zero": 0,
+    "scales_input": False,
+}
+
 
 class NativeDecoder:
     """A model of `config`'s shape over weights that are loaded; it is run, not trained."""
@@ -32,6 +48,7 @@ class NativeDecoder:
     def __init__(
         self, config: ModelConfig, weights: NativeWeights, threads: int, kernels: str = ""
     ) -> None:
+        check_native(config)
         self.config = config
         self.tokenizer: Tokenizer | None = None
         self.runtime = _native.Runtime(threads, kernels)
@@ -136,6 +153,30 @@ class NativeDecoder:
         logits_BSV = torch.zeros(B, S, found_TV.shape[1])
         logits_BSV[torch.from_numpy(wanted_BS)] = found_TV
         return logits_BSV[:, -1] if which == "last" else logits_BSV
+
+
+def check_native(config: ModelConfig) -> None:
+    """Raises ConfigError for what the native kernels do not compute."""
+    for index, layer in enumerate(config.layers):
+        rule = layer.feed_forward
+        found = _unknown_of(rule) if isinstance(rule, Mixture) else None
+        if found is not None:
+            raise ConfigError(
+                f"the native kernels do not compute the mixture of layer {index}: its {found}",
+                hint='load it with dtype="float32" or "bfloat16"',
+            )
+
+
+def _unknown_of(mixture: Mixture) -> str | None:
+    """A setting that the kernels do not know; those that only training heeds do not count."""
+    router = mixture.router
+    if router.rule not in _RULES:
+        return f"router is of rule {router.rule}"
+    for name, plain in _PLAIN.items():
+        value = getattr(router if hasattr(router, name) else mixture, name)
+        if value != plain:
+            return f"{name} is {value}"
+    return None
 
 
 def _routing(
@@ -254,7 +295,7 @@ def _router(rule: Mixture, here: str, weights: NativeWeights) -> _native.Router:
         weights.matrix(f"{here}.w_ED"),
         weights.vector(f"{here}.b_E"),
         rule.num_chosen,
-        router.rule,
+        _RULES[router.rule],
         router.norm_p or 0.0,
         router.jitter,
     )
