@@ -70,6 +70,11 @@ class Rope:
     base: float
     scaling: LinearScaling | Llama3Scaling | YarnScaling | LongScaling | None = None
 
+    def __post_init__(self) -> None:
+        _require(self.base > 0, f"a rope base of {self.base:g} is not positive")
+        factor = getattr(self.scaling, "factor", 1.0)
+        _require(factor > 0, f"a rope scaling factor of {factor:g} is not positive")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
@@ -98,6 +103,13 @@ class Attention:
         )
         _require(self.head_size % 2 == 0, f"head size {self.head_size} is odd; rope needs pairs")
         _require(self.window is None or self.window > 0, f"window {self.window} is not positive")
+        if isinstance(self.rope.scaling, LongScaling):
+            counts = {len(self.rope.scaling.short_factors), len(self.rope.scaling.long_factors)}
+            _require(
+                counts == {self.head_size // 2},
+                f"LongRoPE has {' and '.join(map(str, sorted(counts)))} factors for heads of "
+                f"{self.head_size}, which need {self.head_size // 2}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,9 +305,28 @@ class Mixture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoftMixture:
+    """Soft MoE (arXiv 2308.00951): each expert computes `num_slots` averages of a sequence's
+    tokens, and each token takes an average of all that they give; nothing is chosen."""
+
+    num_experts: int
+    num_slots: int
+    expert_size: int
+    glu: Glu = Glu()
+    has_expert_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_experts > 0 and self.num_slots > 0 and self.expert_size > 0,
+            f"{self.num_experts} soft experts of width {self.expert_size} with {self.num_slots} "
+            "slots each: all must be positive",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     attention: Attention
-    feed_forward: Dense | Mixture
+    feed_forward: Dense | Mixture | SoftMixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,9 +365,11 @@ class ModelConfig:
     @property
     def is_causal(self) -> bool:
         """Whether a token's logits depend on no later token once training is over."""
-        mixtures = [self.layers[i].feed_forward for i in self.mixture_layers]
+        rules = [layer.feed_forward for layer in self.layers]
         return not any(
-            isinstance(m, Mixture) and m.router.rule == "expert_choice" for m in mixtures
+            isinstance(rule, SoftMixture)
+            or (isinstance(rule, Mixture) and rule.router.rule == "expert_choice")
+            for rule in rules
         )
 
     def check_trainable(self) -> None:

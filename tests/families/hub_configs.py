@@ -32,6 +32,23 @@ LONGROPE = {
     "long_mscale": 1.2,
     "original_max_position_embeddings": 16,
 }
+OUR_ATTENTION = {
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_size": 8,
+    "rope": {"base": 5000.0, "scaling": {"kind": "linear", "factor": 2.0}},
+}
+OUR_MIXTURE = {
+    "num_experts": 6,
+    "num_chosen": 2,
+    "expert_size": 10,
+    "router": {
+        "score": "sigmoid",
+        "norm_p": 1.0,
+        "scale": 2.5,
+        "groups": {"num": 3, "num_chosen": 2, "score": "top_two"},
+    },
+}
 _QWEN_MOE = {
     "decoder_sparse_step": 1,
     "mlp_only_layers": [0],
@@ -142,6 +159,38 @@ HUB: dict[str, list[dict[str, Any]]] = {
             aux_loss_alpha=0.001,
             seq_aux=True,
         ),
+    ],
+    "expertly": [
+        {
+            "model_type": "expertly",
+            "hidden_size": 24,
+            "vocab_size": 32,
+            "max_position_embeddings": 64,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            "tie_word_embeddings": False,
+            "has_head_bias": True,
+            "norm": {"kind": "layer", "eps": 1e-5, "has_bias": True},
+            "attention": OUR_ATTENTION,
+            "dense": {"size": 20, "glu": {"activation": "gelu"}},
+            "mixture": OUR_MIXTURE,
+            "layers": [
+                {"count": 1, "dense": {}},
+                {"count": 2, "mixture": {"router": {"rule": "hash", "groups": None}}},
+                {"count": 1, "mixture": {}, "attention": {"window": 8}},
+                {"count": 1, "soft": {"num_experts": 6, "num_slots": 2, "expert_size": 7}},
+            ],
+        },
+        {
+            "model_type": "expertly",
+            "hidden_size": 24,
+            "vocab_size": 32,
+            "max_position_embeddings": 64,
+            "num_hidden_layers": 3,
+            "attention": OUR_ATTENTION,
+            "soft": {"num_experts": 3, "num_slots": 2, "expert_size": 7, "has_expert_bias": True},
+        },
     ],
     "gpt_oss": [
         case(

@@ -28,7 +28,7 @@ from expertly.errors import ConfigError
 from expertly.families import FAMILIES, model_types, read_config
 from expertly.families.reading import FIXED, WITHOUT_MEANING
 
-REMOTE = ("deepseek", "grinmoe")  # whose code transformers does not have
+REMOTE = ("deepseek", "expertly", "grinmoe")  # whose code transformers does not have
 IN_TRANSFORMERS = [(family, i) for family, i in EVERY if family not in REMOTE]
 # keys of training, each family's few
 OF_TRAINING = {

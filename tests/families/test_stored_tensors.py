@@ -14,7 +14,7 @@ from safetensors import safe_open
 from expertly.families import parameters, read_config, stored_tensors
 from expertly.families.naming import Stored
 
-LETTERS = "VDHGCFE"
+LETTERS = "VDHGCFEKP1"
 
 
 def held_by(stored: Stored, tensor: torch.Tensor) -> dict[tuple[str, int | None], torch.Tensor]:

@@ -10,9 +10,10 @@ from expertly.checkpoint.shards import Entry, find, of_type
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError
 from expertly.families import coded_tensors, stored_tensors
-from expertly.families.naming import Part
+from expertly.families.naming import Part, is_table
 
 _LISTED = 5
+_TYPES = {torch.uint8: "U8", torch.int64: "I64"}
 
 
 def find_all(config: ModelConfig, folder: Path) -> dict[str, Entry]:
@@ -20,14 +21,23 @@ def find_all(config: ModelConfig, folder: Path) -> dict[str, Entry]:
     are all there, of the shapes that `config` asks for, and nothing is left over."""
     entries = find(folder)
     floats = {tensor.name: tensor.shape for tensor in stored_tensors(config)}
+    tables = {
+        tensor.name
+        for tensor in stored_tensors(config)
+        if any(is_table(part.parameter) for part in tensor.parts)
+    }
     codes: dict[str, tuple[int, ...]] = {}
     for coded in coded_tensors(config):
         codes |= {coded.codes: (*coded.shape, 16), coded.scales: coded.shape}
     _check_names({*floats, *codes}, entries, config, folder)
     for name, shape in (floats | codes).items():
         entry = entries[name]
-        if (entry.dtype == torch.uint8) != (name in codes):
-            raise of_type(entry.file, name, "U8" if name in floats else str(entry.dtype))
+        if name in codes:
+            fits = entry.dtype == torch.uint8
+        else:
+            fits = entry.dtype == torch.int64 if name in tables else entry.dtype.is_floating_point
+        if not fits:
+            raise of_type(entry.file, name, _TYPES.get(entry.dtype, str(entry.dtype)))
         if entry.shape != shape:
             raise CheckpointError(
                 f"tensor {name} in {entry.file.name} has shape {entry.shape}, "

@@ -1,5 +1,6 @@
 """A checkpoint's tensors into a model: each read once, into its place, strict both ways."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, overload
 
@@ -14,13 +15,14 @@ from expertly.checkpoint.locating import locate
 from expertly.checkpoint.native_loading import load_folder
 from expertly.checkpoint.packed_loading import load_packed
 from expertly.checkpoint.shards import Entry, Reader, read_json, reader
-from expertly.config import ModelConfig
+from expertly.config import Mixture, ModelConfig
 from expertly.errors import CheckpointError, InputError
 from expertly.families import coded_tensors, read_config, stored_tensors
-from expertly.families.naming import Part, Stored
+from expertly.families.naming import Part, Stored, is_table
 from expertly.formats.packed import is_packed
 from expertly.machine import usable_cores
 from expertly.model import Decoder, NativeDecoder
+from expertly.model.native import check_native
 from expertly.model.weights import NativeWeights
 from expertly.text import Tokenizer
 from expertly.text.gguf_tokenizer import tokenizer_of
@@ -82,6 +84,7 @@ def load(
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = Tokenizer.open(folder) if has_tokenizer else None
     if dtype in _NATIVE:
+        check_native(config)
         weights = load_folder(config, folder, dtype, threads)
         return _native_decoder(config, weights, tokenizer, threads, kernels)
     decoder = _torch_decoder(config, folder, _DTYPES[dtype or "float32"])
@@ -119,7 +122,8 @@ def _torch_decoder(config: ModelConfig, folder: Path, dtype: torch.dtype) -> Dec
 
 def fill(decoder: Decoder, entries: dict[str, Entry]) -> None:
     """Read every parameter of `decoder` from where `find_all` found it."""
-    parameters = dict(decoder.named_parameters())
+    # what shares its memory: parameters, and buffers that belong to the weights
+    parameters = decoder.state_dict()
     with torch.no_grad(), reader() as source:
         for tensor in stored_tensors(decoder.config):
             _fill_one(tensor, entries[tensor.name], parameters, source)
@@ -127,10 +131,13 @@ def fill(decoder: Decoder, entries: dict[str, Entry]) -> None:
             fill_coded(coded, parameters, entries, source)
         if decoder.config.is_tied:
             _check_tied(entries, decoder.embed_VD, source)
+    for name, tensor in parameters.items():
+        if is_table(name):
+            _check_table(name, tensor, decoder.config)
 
 
 def _fill_one(
-    stored: Stored, entry: Entry, parameters: dict[str, torch.nn.Parameter], source: Reader
+    stored: Stored, entry: Entry, parameters: Mapping[str, Tensor], source: Reader
 ) -> None:
     whole = stored.parts[0]
     target = target_of(whole, parameters)
@@ -143,10 +150,22 @@ def _fill_one(
         target.copy_(view_of(part, tensor, target))
 
 
-def target_of(part: Part, parameters: dict[str, torch.nn.Parameter]) -> Tensor:
+def target_of(part: Part, parameters: Mapping[str, Tensor]) -> Tensor:
     """The parameter, or the one expert of its stack, that `part` fills."""
     parameter = parameters[part.parameter]
     return parameter.data if part.expert is None else parameter.data[part.expert]
+
+
+def _check_table(name: str, table_VK: Tensor, config: ModelConfig) -> None:
+    mixture = config.layers[int(name.split(".")[1])].feed_forward
+    assert isinstance(mixture, Mixture)
+    sorted_VK = table_VK.sort(-1).values
+    is_in = bool(((table_VK >= 0) & (table_VK < mixture.num_choices)).all())
+    if not is_in or bool((sorted_VK[:, 1:] == sorted_VK[:, :-1]).any()):
+        raise CheckpointError(
+            f"{name} names experts beyond {mixture.num_choices - 1} or one twice for a token",
+            hint="the checkpoint is damaged; get it again",
+        )
 
 
 def _check_tied(entries: dict[str, Entry], embed_VD: Tensor, source: Reader) -> None:

@@ -30,6 +30,7 @@ from expertly.errors import CheckpointError, OutputError
 from expertly.families import parameters, read_config
 from expertly.formats.packed_header import PAGE, Blob
 from expertly.formats.packed_writer import Content, write
+from expertly.model.native import check_native
 from expertly.model.weights import Floats, Place, is_router
 from expertly.text import Tokenizer
 
@@ -72,6 +73,7 @@ class Source:
 def open_folder(folder: Path) -> Iterator[Source]:
     """A folder of safetensors to pack from. Raises ConfigError or CheckpointError."""
     config = read_config(read_json(folder / "config.json"))
+    check_native(config)
     tokenizer = Tokenizer.open(folder) if (folder / "tokenizer.json").exists() else None
     with folder_rows(config, folder) as rows:
         yield Source(config=config, rows=rows, tokenizer=tokenizer)

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +22,18 @@ from expertly.families.naming import Stored
 from expertly.model import Decoder
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """One tensor of the files, and its type there."""
+
+    stored: Stored
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return torch.Size(self.stored.shape).numel() * self.dtype.itemsize
 
 
 def save(
@@ -84,50 +97,51 @@ def _sync(path: Path) -> None:
 
 
 def _write_weights(model: Decoder, folder: Path, dtype: torch.dtype, max_bytes: int) -> None:
-    shards = list(_shards(stored_tensors(model.config), dtype.itemsize, max_bytes))
+    # buffers that belong to the weights keep their type: steering biases, tables of token ids
+    own_types = {name: buffer.dtype for name, buffer in model.named_buffers()}
+    tensors = [
+        _Saved(s, own_types.get(s.parts[0].parameter, dtype)) for s in stored_tensors(model.config)
+    ]
+    shards = list(_shards(tensors, max_bytes))
     width = max(5, len(str(len(shards))))
     names = [
         f"model-{i + 1:0{width}}-of-{len(shards):0{width}}.safetensors" for i in range(len(shards))
     ]
     if len(shards) == 1:
         names = ["model.safetensors"]
-    parameters = dict(model.named_parameters())
+    parameters = model.state_dict()
     for name, shard in zip(names, shards, strict=True):
-        tensors = {stored.name: _gather(stored, parameters, dtype) for stored in shard}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        gathered = {saved.stored.name: _gather(saved, parameters) for saved in shard}
+        save_file(gathered, folder / name, metadata={"format": "pt"})
     if len(shards) > 1:
-        _write_index(folder, names, shards, dtype.itemsize)
+        _write_index(folder, names, shards)
 
 
-def _shards(tensors: Iterator[Stored], itemsize: int, max_bytes: int) -> Iterator[list[Stored]]:
-    shard: list[Stored] = []
+def _shards(tensors: list[_Saved], max_bytes: int) -> Iterator[list[_Saved]]:
+    shard: list[_Saved] = []
     size = 0
-    for stored in tensors:
-        num_bytes = torch.Size(stored.shape).numel() * itemsize
-        if shard and size + num_bytes > max_bytes:
+    for saved in tensors:
+        if shard and size + saved.num_bytes > max_bytes:
             yield shard
             shard, size = [], 0
-        shard.append(stored)
-        size += num_bytes
+        shard.append(saved)
+        size += saved.num_bytes
     yield shard
 
 
-def _gather(
-    stored: Stored, parameters: dict[str, torch.nn.Parameter], dtype: torch.dtype
-) -> Tensor:
+def _gather(saved: _Saved, parameters: dict[str, Tensor]) -> Tensor:
     """The tensor as a checkpoint keeps it: written through the views that reading reads from."""
-    tensor = torch.empty(stored.shape, dtype=dtype)
-    for part in stored.parts:
+    tensor = torch.empty(saved.stored.shape, dtype=saved.dtype)
+    for part in saved.stored.parts:
         source = target_of(part, parameters)
         view_of(part, tensor, source).copy_(source)
     return tensor
 
 
-def _write_index(folder: Path, names: list[str], shards: list[list[Stored]], itemsize: int) -> None:
+def _write_index(folder: Path, names: list[str], shards: list[list[_Saved]]) -> None:
     pairs = list(zip(names, shards, strict=True))
-    total = sum(torch.Size(stored.shape).numel() for shard in shards for stored in shard)
     index = {
-        "metadata": {"total_size": total * itemsize},
-        "weight_map": {stored.name: name for name, shard in pairs for stored in shard},
+        "metadata": {"total_size": sum(saved.num_bytes for shard in shards for saved in shard)},
+        "weight_map": {saved.stored.name: name for name, shard in pairs for saved in shard},
     }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

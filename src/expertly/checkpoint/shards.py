@@ -22,7 +22,7 @@ from torch import Tensor
 from expertly.errors import CheckpointError
 
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPES = {**_FLOATS, "U8": torch.uint8}
+_DTYPES = {**_FLOATS, "U8": torch.uint8, "I64": torch.int64}
 _INDEX = "model.safetensors.index.json"
 _AGAIN = "download or copy the model again"
 

@@ -56,9 +56,20 @@ class Engine:
     """Writes text with a model. Prompts are text, token ids, or the messages of a chat.
 
     With `routings=True` pieces carry the routing of each layer, and so come one step later.
+
+    A model that is not causal (experts that choose tokens, soft mixtures) was trained to see the
+    tokens to come, which are not there yet: InputError unless `allow_noncausal`.
     """
 
-    def __init__(self, model: Model, *, routings: bool = False) -> None:
+    def __init__(
+        self, model: Model, *, routings: bool = False, allow_noncausal: bool = False
+    ) -> None:
+        if not (model.config.is_causal or allow_noncausal):
+            raise InputError(
+                "this model is not causal: its experts look at later tokens of a text, which "
+                "writing has not got yet",
+                hint="give allow_noncausal=True to write all the same, worse than it was trained",
+            )
         self._model: Model | None = model
         self._has_routings = routings
 
@@ -240,7 +251,9 @@ def _check(ids: list[int], config: ModelConfig) -> None:
 
 
 def _chunks(ids: list[int], config: ModelConfig) -> Iterator[list[int]]:
-    size = len(ids) if _turns_long(len(ids), config) else _CHUNK
+    # what is not causal sees of a prompt as much as it can
+    is_whole = _turns_long(len(ids), config) or not config.is_causal
+    size = len(ids) if is_whole else _CHUNK
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 

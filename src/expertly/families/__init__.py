@@ -12,6 +12,7 @@ from expertly.errors import ConfigError
 from expertly.families import (
     dbrx,
     deepseek,
+    expertly,
     gpt_oss,
     llama,
     mistral,
@@ -42,6 +43,7 @@ __all__ = [
 FAMILIES: Mapping[str, ModuleType] = {
     "dbrx": dbrx,
     "deepseek": deepseek,
+    "expertly": expertly,
     "gpt_oss": gpt_oss,
     "grinmoe": phimoe,
     "llama": llama,

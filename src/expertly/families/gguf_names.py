@@ -117,6 +117,7 @@ def _feed_forward(layer: Layer, D: int, here: str, ours: str) -> Iterator[GgufSt
             yield _whole(f"{here}.ffn_up.bias", (rule.size,), f"{ours}.b_up_F")
             yield _whole(f"{here}.ffn_down.bias", (D,), f"{ours}.b_down_D")
         return
+    assert isinstance(rule, Mixture)
     yield from _mixture(rule, D, here, ours)
     if rule.shared_size:
         yield from _glu(f"{here}.ffn", "_shexp", rule.shared_size, D, f"{ours}.shared")

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator
 
-from expertly.config import Attention, Dense, Llama3Scaling, LongScaling, ModelConfig, YarnScaling
+from expertly.config import (
+    Attention,
+    Dense,
+    Llama3Scaling,
+    LongScaling,
+    Mixture,
+    ModelConfig,
+    YarnScaling,
+)
 from expertly.families.gguf_archs import Arch
 
 _CANNOT = "llama.cpp cannot load it:"
@@ -41,7 +49,7 @@ def _told_of_rope(attention: Attention, arch: Arch) -> Iterator[str]:
 def _told_of_router(config: ModelConfig, arch: Arch) -> Iterator[str]:
     for layer in config.layers:
         rule = layer.feed_forward
-        if isinstance(rule, Dense):
+        if not isinstance(rule, Mixture):
             continue
         if rule.router.rule == "sparsemixer":
             yield "llama.cpp takes a softmax over the chosen logits for SparseMixer's weights"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from expertly.config import Dense, ModelConfig
+from expertly.config import Dense, Mixture, ModelConfig
 
 View = Callable[[Any], Any]
 
@@ -70,6 +70,12 @@ class MixtureNames:
 
 
 MIXTRAL_NAMES = MixtureNames(block="block_sparse_moe", gate="w1", up="w3", down="w2")
+
+
+def is_table(parameter: str) -> bool:
+    """Whether it holds experts by token id, int64, and no weights."""
+    return parameter.endswith(".table_VK")
+
 
 FeedForwardNames = Callable[[int, ModelConfig], Names]
 
@@ -155,6 +161,7 @@ def mixture_names(layer: int, config: ModelConfig, names: MixtureNames) -> Names
     if isinstance(mixture, Dense):
         yield from dense_names(layer, config)
         return
+    assert isinstance(mixture, Mixture)
     here, ours = f"model.layers.{layer}.{names.block}", f"layers.{layer}.feed_forward"
     E, F = mixture.num_experts, mixture.expert_size
     yield whole(f"{here}.gate.weight", (E, D), f"{ours}.router.w_ED")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from expertly.config import Attention, Dense, Mixture, ModelConfig
+from expertly.config import Attention, Dense, Mixture, ModelConfig, SoftMixture
 
 Shape = tuple[int, ...]
 
@@ -16,9 +16,7 @@ def parameters(config: ModelConfig) -> dict[str, Shape]:
         found |= _norm(config, f"{here}.attention_norm")
         found |= _prefixed(f"{here}.attention", _attention(layer.attention, D))
         found |= _norm(config, f"{here}.feed_forward_norm")
-        ours = layer.feed_forward
-        shapes = _dense(ours, D) if isinstance(ours, Dense) else _mixture(ours, D, V)
-        found |= _prefixed(f"{here}.feed_forward", shapes)
+        found |= _prefixed(f"{here}.feed_forward", _feed_forward(layer.feed_forward, D, V))
     found |= _norm(config, "norm")
     if not config.is_tied:
         found["head_VD"] = (V, D)
@@ -54,6 +52,14 @@ def _attention(attention: Attention, D: int) -> Iterator[tuple[str, Shape]]:
         yield "sinks_H", (H,)
 
 
+def _feed_forward(
+    rule: Dense | Mixture | SoftMixture, D: int, V: int
+) -> Iterator[tuple[str, Shape]]:
+    if isinstance(rule, Dense):
+        return _dense(rule, D)
+    return _mixture(rule, D, V) if isinstance(rule, Mixture) else _soft(rule, D)
+
+
 def _dense(dense: Dense, D: int) -> Iterator[tuple[str, Shape]]:
     F = dense.size
     yield from (("w_gate_FD", (F, D)), ("w_up_FD", (F, D)), ("w_down_DF", (D, F)))
@@ -62,8 +68,24 @@ def _dense(dense: Dense, D: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _mixture(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:
-    E, F, S = mixture.num_experts, mixture.expert_size, mixture.shared_size
+    S = mixture.shared_size
     yield from _prefixed("router", _router(mixture, D, V)).items()
+    yield from _experts(mixture, D)
+    if S:
+        yield from (("shared.w_gate_FD", (S, D)), ("shared.w_up_FD", (S, D)))
+        yield "shared.w_down_DF", (D, S)
+    if mixture.has_shared_gate:
+        yield "w_shared_gate_D", (D,)
+
+
+def _soft(mixture: SoftMixture, D: int) -> Iterator[tuple[str, Shape]]:
+    yield "w_slots_EPD", (mixture.num_experts, mixture.num_slots, D)
+    yield "scale_1", (1,)
+    yield from _experts(mixture, D)
+
+
+def _experts(mixture: Mixture | SoftMixture, D: int) -> Iterator[tuple[str, Shape]]:
+    E, F = mixture.num_experts, mixture.expert_size
     yield "experts.w_gate_EFD", (E, F, D)
     yield "experts.w_up_EFD", (E, F, D)
     yield "experts.w_down_EDF", (E, D, F)
@@ -71,11 +93,6 @@ def _mixture(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:
         yield "experts.b_gate_EF", (E, F)
         yield "experts.b_up_EF", (E, F)
         yield "experts.b_down_ED", (E, D)
-    if S:
-        yield from (("shared.w_gate_FD", (S, D)), ("shared.w_up_FD", (S, D)))
-        yield "shared.w_down_DF", (D, S)
-    if mixture.has_shared_gate:
-        yield "w_shared_gate_D", (D,)
 
 
 def _router(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:

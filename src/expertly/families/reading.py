@@ -99,6 +99,10 @@ class Keys:
         self._where = where
         self._used: set[str] = set()
 
+    @property
+    def where(self) -> str:
+        return self._where
+
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
@@ -183,6 +187,16 @@ class Keys:
         value = self._read(names, None, _or_null(_is_object), "an object or null")
         return None if value is None else Keys(value, f"{self._where}: {names[0]}")
 
+    def sections(self, name: str) -> "list[Keys] | None":
+        """A list of objects, one or more, or None when it is null or missing."""
+        fits = _or_null(lambda v: bool(v) and _is_list(_is_object)(v))
+        values = self._read((name,), None, fits, "a list of objects, or null")
+        where = f"{self._where}: {name}"
+        return values and [Keys(value, f"{where}[{i}]") for i, value in enumerate(values)]
+
+    def is_null(self, name: str) -> bool:
+        return self._values.get(name) is None
+
     def choice(self, *names: str, of: Mapping[str, T], default: str | _Needed = NEEDED) -> T:
         """One of a few strings, as what it stands for."""
         value = self.text(*names, default=default)
@@ -225,7 +239,13 @@ class Keys:
         for name, value in FIXED.items():
             self.must_be(name, value)
         known = self._used | WITHOUT_MEANING | set(without_meaning)
-        unknown = sorted(set(self._values) - known)
+        self._refuse(sorted(set(self._values) - known))
+
+    def allow_only(self, names: Iterable[str]) -> None:
+        """Refuses every other key, those without meaning too."""
+        self._refuse(sorted(set(self._values) - set(names)))
+
+    def _refuse(self, unknown: list[str]) -> None:
         if unknown:
             pairs = ", ".join(f"{name}={show(self._values[name])}" for name in unknown)
             raise ConfigError(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from expertly import kernels
-from expertly.config import Glu, Mixture
+from expertly.config import Glu, Mixture, SoftMixture
 from expertly.mixture.routing import Rows
 
 
@@ -49,13 +49,15 @@ def put_back(y_RD: Tensor, order_R: Tensor, num_tokens: int, num_slots: int) -> 
 class Experts(nn.Module):
     """E gated feed-forwards of one shape, each applied to its own rows."""
 
-    def __init__(self, hidden_size: int, mixture: Mixture, dtype: torch.dtype) -> None:
+    def __init__(
+        self, hidden_size: int, mixture: Mixture | SoftMixture, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         num, size = mixture.num_experts, mixture.expert_size
         has_bias = mixture.has_expert_bias
         self.glu = mixture.glu
-        self.scales_input = mixture.scales_input
-        self.is_zero_identity = mixture.zero == "identity"
+        self.scales_input = isinstance(mixture, Mixture) and mixture.scales_input
+        self.is_zero_identity = isinstance(mixture, Mixture) and mixture.zero == "identity"
         self.w_gate_EFD = empty(num, size, hidden_size, dtype=dtype)
         self.w_up_EFD = empty(num, size, hidden_size, dtype=dtype)
         self.w_down_EDF = empty(num, hidden_size, size, dtype=dtype)
@@ -88,12 +90,13 @@ class Experts(nn.Module):
     def _compute_all(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
         num = self.w_gate_EFD.shape[0]
         if len(counts_E) == num:
-            return self._compute(x_RD, counts_E)
+            return self.compute(x_RD, counts_E)
         num_rows = int(counts_E[:num].sum())
-        y_RD = self._compute(x_RD[:num_rows], counts_E[:num])
+        y_RD = self.compute(x_RD[:num_rows], counts_E[:num])
         return torch.cat((y_RD, x_RD[num_rows:].to(y_RD.dtype)))
 
-    def _compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+    def compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+        """y_RD: each row through its expert; rows come sorted by expert."""
         gate_RF = kernels.grouped_mm(x_RD, self.w_gate_EFD, counts_E)
         up_RF = kernels.grouped_mm(x_RD, self.w_up_EFD, counts_E)
         if self.b_gate_EF is not None and self.b_up_EF is not None:

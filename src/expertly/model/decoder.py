@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from expertly import kernels
-from expertly.config import Dense, Layer, Mixture, ModelConfig, Norm
+from expertly.config import Dense, Layer, Mixture, ModelConfig, Norm, SoftMixture
 from expertly.errors import InputError
-from expertly.mixture import FeedForward, MixtureLayer, Routing, Tokens
+from expertly.mixture import FeedForward, MixtureLayer, Routing, SoftMixtureLayer, Tokens
 from expertly.mixture.experts import empty
 from expertly.model.attention import AttentionLayer
 from expertly.model.cache import Cache
@@ -59,15 +59,19 @@ class DecoderLayer(nn.Module):
         normed_BSD = self.feed_forward_norm(x_BSD)
         if isinstance(self.feed_forward, FeedForward):
             return x_BSD + self.feed_forward(normed_BSD), None
+        if isinstance(self.feed_forward, SoftMixtureLayer):
+            return x_BSD + self.feed_forward(normed_BSD, span.mask_BS), None
         y_TD, routing = self.feed_forward(normed_BSD.flatten(0, 1), tokens, is_asked)
         return x_BSD + y_TD.view_as(x_BSD), routing
 
 
 def _feed_forward(
-    config: ModelConfig, rule: Dense | Mixture, dtype: torch.dtype
-) -> FeedForward | MixtureLayer:
+    config: ModelConfig, rule: Dense | Mixture | SoftMixture, dtype: torch.dtype
+) -> FeedForward | MixtureLayer | SoftMixtureLayer:
     if isinstance(rule, Mixture):
         return MixtureLayer(config.hidden_size, rule, dtype, config.vocab_size)
+    if isinstance(rule, SoftMixture):
+        return SoftMixtureLayer(config.hidden_size, rule, dtype)
     return FeedForward(config.hidden_size, rule.size, rule.glu, rule.has_bias, dtype)
 
 

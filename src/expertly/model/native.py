@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from expertly import _native
-from expertly.config import Attention, Dense, Glu, Mixture, ModelConfig
+from expertly.config import Attention, Dense, Glu, Mixture, ModelConfig, SoftMixture
 from expertly.errors import ConfigError
 from expertly.mixture import Choice, Routing, Tokens
 from expertly.mixture.routing import sort_rows, to_routing
@@ -159,7 +159,7 @@ def check_native(config: ModelConfig) -> None:
     """Raises ConfigError for what the native kernels do not compute."""
     for index, layer in enumerate(config.layers):
         rule = layer.feed_forward
-        found = _unknown_of(rule) if isinstance(rule, Mixture) else None
+        found = None if isinstance(rule, Dense) else _unknown_of(rule)
         if found is not None:
             raise ConfigError(
                 f"the native kernels do not compute the mixture of layer {index}: its {found}",
@@ -167,8 +167,10 @@ def check_native(config: ModelConfig) -> None:
             )
 
 
-def _unknown_of(mixture: Mixture) -> str | None:
+def _unknown_of(mixture: Mixture | SoftMixture) -> str | None:
     """A setting that the kernels do not know; those that only training heeds do not count."""
+    if isinstance(mixture, SoftMixture):
+        return "experts are soft"
     router = mixture.router
     if router.rule not in _RULES:
         return f"router is of rule {router.rule}"
@@ -203,6 +205,7 @@ def _spread(part: Tensor, mask_T: Tensor) -> Tensor:
 def _layer(config: ModelConfig, index: int, weights: NativeWeights) -> _native.Layer:
     here = f"layers.{index}"
     rule = config.layers[index].feed_forward
+    assert not isinstance(rule, SoftMixture)
     mixture = rule if isinstance(rule, Mixture) else None
     return _native.Layer(
         _norm(config, f"{here}.attention_norm", weights),

@@ -103,7 +103,7 @@ def _gather(
 ) -> list[LayerCounts]:
     device = next(model.parameters()).device
     totals = [
-        nothing(mixture.num_experts, len(domains), len(tracked_U))
+        nothing(mixture.num_choices, len(domains), len(tracked_U))
         for mixture in _mixtures(model.config).values()
     ]
     done, everything = 0, sum(map(len, domains))
@@ -128,7 +128,7 @@ def _layer_report(index: int, mixture: Mixture, counts: LayerCounts) -> LayerRep
     neighbours = counts.neighbours
     return LayerReport(
         layer=index,
-        num_experts=mixture.num_experts,
+        num_experts=mixture.num_choices,
         num_chosen=mixture.num_chosen,
         num_rows=int(rows_E.sum()),
         load=measure.load(counts.rows_ME).tolist(),
