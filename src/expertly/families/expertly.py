@@ -53,10 +53,14 @@ def _layers(keys: Keys, outside: Mapping[str, Mapping[str, Any]]) -> Iterator[La
     if entries is None:
         yield from [_layer(outside, {}, "config.json")] * read_num_layers(keys)
         return
+    num_layers = 0
     for entry in entries:
         entry.allow_only(["count", *_SECTIONS])
         inside = {name: _values(entry, name) for name in _SECTIONS if name in entry}
-        yield from [_layer(outside, inside, entry.where)] * read_num_layers(entry, "count")
+        count = read_num_layers(entry, "count")
+        yield from [_layer(outside, inside, entry.where)] * count
+        num_layers += count
+    keys.must_be("num_hidden_layers", num_layers)
 
 
 def _layer(
