@@ -61,7 +61,7 @@ def test_padding_changes_no_other_token(name: str) -> None:
         )
         if name not in router_rules.NONCAUSAL:
             alone = model(ids_BS[:1, 3:])
-            torch.testing.assert_close(first.logits[0, 3:], alone.logits[0], **near)
+            torch.testing.assert_close(first.logits[0, 3:], alone.logits[0], rtol=1e-4, atol=1e-4)
 
 
 @every_rule
