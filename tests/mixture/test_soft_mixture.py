@@ -18,7 +18,7 @@ def layer_of(dtype: torch.dtype = torch.float32) -> SoftMixtureLayer:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(0.0, 0.6, generator=generator)
-        layer.scale_1.fill_(3.0)
+        layer.router.scale_1.fill_(3.0)
     return layer
 
 
@@ -30,8 +30,8 @@ def slow(layer: SoftMixtureLayer, x_SD: Tensor) -> Tensor:
     """One sequence without padding, in float64 (arXiv 2308.00951, equations 1 to 3)."""
     x_SD = x_SD.double()
     experts = layer.experts
-    slots = [layer.w_slots_EPD[e, p].double() for e in range(3) for p in range(2)]
-    scale = float(layer.scale_1.detach())
+    slots = [layer.router.w_slots_EPD[e, p].double() for e in range(3) for p in range(2)]
+    scale = float(layer.router.scale_1.detach())
     logits = torch.tensor(
         [[scale * float(x @ s / (x.norm() * s.norm())) for s in slots] for x in x_SD],
         dtype=torch.float64,
@@ -104,7 +104,7 @@ def test_every_parameter_of_a_soft_mixture_gets_a_gradient() -> None:
 def test_shares_are_float32_and_sum_to_one_in_half_precision() -> None:
     layer, x_BSD = layer_of(torch.bfloat16), some_sequences(2, 6).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        dispatch_BSX, combine_BSX = layer.shares(x_BSD, torch.ones(2, 6).bool())
+        dispatch_BSX, combine_BSX = layer.router(x_BSD, torch.ones(2, 6).bool())
     assert dispatch_BSX.dtype == combine_BSX.dtype == torch.float32
     torch.testing.assert_close(dispatch_BSX.sum(1), torch.ones(2, 6))
     torch.testing.assert_close(combine_BSX.sum(2), torch.ones(2, 6))

@@ -79,8 +79,8 @@ def _mixture(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _soft(mixture: SoftMixture, D: int) -> Iterator[tuple[str, Shape]]:
-    yield "w_slots_EPD", (mixture.num_experts, mixture.num_slots, D)
-    yield "scale_1", (1,)
+    yield "router.w_slots_EPD", (mixture.num_experts, mixture.num_slots, D)
+    yield "router.scale_1", (1,)
     yield from _experts(mixture, D)
 
 

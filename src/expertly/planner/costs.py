@@ -7,7 +7,7 @@ Below 16 bits, routers, norms, biases, sinks and shared gates stay in float32.
 from collections.abc import Mapping
 from math import prod
 
-from expertly.config import Mixture, ModelConfig
+from expertly.config import Dense, Mixture, ModelConfig, SoftMixture
 from expertly.errors import InputError
 from expertly.families import parameters
 
@@ -19,7 +19,7 @@ def total_params(config: ModelConfig) -> int:
     return sum(prod(shape) for shape in parameters(config).values())
 
 
-def expert_params(mixture: Mixture, hidden_size: int) -> int:
+def expert_params(mixture: Mixture | SoftMixture, hidden_size: int) -> int:
     """One routed expert: gate, up and down, 3 D F, and 2 F + D biases where it has them."""
     size = mixture.expert_size
     biases = 2 * size + hidden_size if mixture.has_expert_bias else 0
@@ -42,9 +42,9 @@ def active_params(config: ModelConfig) -> int:
 
 
 def expert_bytes(config: ModelConfig, layer: int, bits: int = 16) -> int:
-    """One routed expert of a layer; 0 for a layer without a mixture."""
+    """One expert of a layer; 0 for a layer without any."""
     mixture = config.layers[layer].feed_forward
-    if not isinstance(mixture, Mixture):
+    if isinstance(mixture, Dense):
         return 0
     matrix = _bytes(config.hidden_size * mixture.expert_size, bits)
     biases = 2 * mixture.expert_size + config.hidden_size if mixture.has_expert_bias else 0
@@ -52,12 +52,18 @@ def expert_bytes(config: ModelConfig, layer: int, bits: int = 16) -> int:
 
 
 def chosen_expert_bytes(config: ModelConfig, bits: int = 16) -> int:
-    """The experts one token reads, its working set: the sum over layers of K experts."""
+    """The experts one token reads, its working set: the sum over layers of K experts, or of all
+    where they are soft. Experts that choose tokens, or that a ReLU chooses, count as K a token."""
     return sum(
-        layer.feed_forward.num_chosen * expert_bytes(config, index, bits)
+        _num_read(layer.feed_forward) * expert_bytes(config, index, bits)
         for index, layer in enumerate(config.layers)
-        if isinstance(layer.feed_forward, Mixture)
     )
+
+
+def _num_read(rule: Dense | Mixture | SoftMixture) -> int:
+    if isinstance(rule, Dense):
+        return 0
+    return rule.num_chosen if isinstance(rule, Mixture) else rule.num_experts
 
 
 def weight_bytes(config: ModelConfig) -> dict[str, int]:

@@ -22,7 +22,7 @@ def sparsemixer(logits_TE: Tensor, num_chosen: int, jitter: float, is_training: 
             id_T1 = (near_TE - torch.empty_like(near_TE).exponential_().log()).argmax(-1, True)
         weight_T1 = near_TE.softmax(-1).gather(-1, id_T1)
         if is_training:
-            is_whole_T1 = (id_T1 == top_T1) | (torch.rand_like(weight_T1) < _WHOLE)
+            is_whole_T1 = (id_T1 == top_T1) | (torch.rand_like(weight_T1) > 1 - _WHOLE)
             weight_T1 = estimated(weight_T1, is_whole_T1)
         ids.append(id_T1)
         weights.append(weight_T1)
