@@ -177,10 +177,14 @@ def test_sparsemixer_draws_weighs_and_teaches_as_theirs(jitter: float, is_traini
     router = Router(rule="sparsemixer", jitter=jitter)
     choice = choose(logits_TE, 2, router, is_training=is_training)
     assert torch.equal(choice.ids_TK, ids)
-    # they round a third to 0.3333
-    torch.testing.assert_close(choice.weight_TK, weights, rtol=2e-4, atol=1e-6)
+    # they round a third to 0.3333, and draw the second coin twice
+    ratio_TK = choice.weight_TK.detach() / weights.detach()
+    torch.testing.assert_close(ratio_TK[:, 0], torch.ones(300), rtol=2e-4, atol=0)
+    coins = (1 / 3, 1.0, 3.0) if is_training else (1.0,)
+    is_known_XT = torch.stack([(ratio_TK[:, 1] / coin - 1).abs() < 4e-4 for coin in coins])
+    assert is_known_XT.any(0).all()
     if is_training:
-        found = [
-            torch.autograd.grad((w * loss_TK).sum(), logits_TE)[0] for w in (choice[1], weights)
-        ]
+        # whatever the coin says, the gradient is that of the whole weight
+        both = (choice.weight_TK, weights)
+        found = [torch.autograd.grad((w * loss_TK).sum(), logits_TE)[0] for w in both]
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)

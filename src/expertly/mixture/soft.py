@@ -43,7 +43,8 @@ class SoftMixtureLayer(nn.Module):
         dispatch_BSX, combine_BSX = self.router(x_BSD, mask_BS)
         slots_BXD = dispatch_BSX.mT.to(x_BSD.dtype) @ x_BSD
         y_BXD = self._compute(slots_BXD)
-        return combine_BSX.to(y_BXD.dtype) @ y_BXD
+        y_BSD: Tensor = combine_BSX.to(y_BXD.dtype) @ y_BXD
+        return y_BSD
 
     def _compute(self, slots_BXD: Tensor) -> Tensor:
         """Each slot through its expert; the experts' rows come one expert after another."""
