@@ -77,63 +77,6 @@ class Rope:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention:
-    """Grouped-query attention; scores are divided by sqrt(head_size)."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    rope: Rope
-    window: int | None = None  # a token sees itself and the window - 1 before it
-    has_qkv_bias: bool = False
-    has_output_bias: bool = False
-    qk_norm: Literal["head", "projection"] | None = None
-    clip: float | None = None  # q, k and v clamped to +-clip
-    has_sinks: bool = False  # one learned logit a head that takes part in the softmax
-
-    def __post_init__(self) -> None:
-        _require(
-            self.num_heads > 0 and self.num_kv_heads > 0 and self.head_size > 0,
-            f"attention sizes must be positive: heads {self.num_heads}, "
-            f"kv heads {self.num_kv_heads}, head size {self.head_size}",
-        )
-        _require(
-            self.num_heads % self.num_kv_heads == 0,
-            f"{self.num_heads} heads cannot be grouped over {self.num_kv_heads} kv heads",
-        )
-        _require(self.head_size % 2 == 0, f"head size {self.head_size} is odd; rope needs pairs")
-        _require(self.window is None or self.window > 0, f"window {self.window} is not positive")
-        if isinstance(self.rope.scaling, LongScaling):
-            counts = {len(self.rope.scaling.short_factors), len(self.rope.scaling.long_factors)}
-            _require(
-                counts == {self.head_size // 2},
-                f"LongRoPE has {' and '.join(map(str, sorted(counts)))} factors for heads of "
-                f"{self.head_size}, which need {self.head_size // 2}",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Glu:
-    """down(act(gate) * (up + up_shift)), act(g) = g * sigmoid(alpha * g) for silu;
-    with a limit, gate is clamped above and up on both sides before that."""
-
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
-    alpha: float = 1.0
-    limit: float | None = None
-    up_shift: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dense:
-    size: int
-    glu: Glu = Glu()
-    has_bias: bool = False
-
-    def __post_init__(self) -> None:
-        _require(self.size > 0, f"feed-forward size {self.size} is not positive")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Groups:
     """Only experts of the best groups can be chosen: `num` groups of neighbours, the `num_chosen`
     best by their largest score ("max", DeepSeek-V2) or the sum of their two largest ("top_two",
@@ -223,9 +166,115 @@ class Router:
             f"a pool (min_pool) is chosen by softmax, not by {self.score}",
         )
 
+    def is_idle(self, num_chosen: int) -> bool:
+        """One chosen expert whose weight is divided by itself: always 1, so that the loss of the
+        language model has no gradient for the router."""
+        return num_chosen == 1 and self.norm_p is not None and self.score != "uniform"
+
     def _of_top_k(self) -> list[str]:
         names = ("has_steering_bias", "groups", "has_noise", "min_pool", "capacity")
         return [name for name in names if getattr(self, name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadExperts:
+    """A mixture of attention heads (MoA, arXiv 2210.05144; JetMoE, arXiv 2404.07413, section 2.2):
+    keys and values are shared; an expert is a query and an output projection, as many heads as
+    there are key heads, and a token has those of the K experts that its router chose."""
+
+    num_experts: int
+    num_chosen: int
+    router: Router = Router(norm_p=1.0)
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.num_chosen <= self.num_experts,
+            f"{self.num_chosen} experts of heads chosen out of {self.num_experts}",
+        )
+        router = self.router
+        _require(router.rule == "top_k", f"experts of heads chosen by {router.rule}, not top_k")
+        for name in ("groups", "min_pool", "capacity"):
+            _require(not getattr(router, name), f"{name} is not for experts of heads")
+
+    @property
+    def num_choices(self) -> int:
+        return self.num_experts
+
+    @property
+    def has_idle_router(self) -> bool:
+        return self.router.is_idle(self.num_chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Grouped-query attention; scores are divided by sqrt(head_size)."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    rope: Rope
+    window: int | None = None  # a token sees itself and the window - 1 before it
+    has_qkv_bias: bool = False
+    has_output_bias: bool = False
+    qk_norm: Literal["head", "projection"] | None = None
+    clip: float | None = None  # q, k and v clamped to +-clip
+    has_sinks: bool = False  # one learned logit a head that takes part in the softmax
+    experts: HeadExperts | None = None  # of which a token has num_heads / num_kv_heads
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_heads > 0 and self.num_kv_heads > 0 and self.head_size > 0,
+            f"attention sizes must be positive: heads {self.num_heads}, "
+            f"kv heads {self.num_kv_heads}, head size {self.head_size}",
+        )
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"{self.num_heads} heads cannot be grouped over {self.num_kv_heads} kv heads",
+        )
+        _require(self.head_size % 2 == 0, f"head size {self.head_size} is odd; rope needs pairs")
+        _require(self.window is None or self.window > 0, f"window {self.window} is not positive")
+        self._check_experts()
+        if isinstance(self.rope.scaling, LongScaling):
+            counts = {len(self.rope.scaling.short_factors), len(self.rope.scaling.long_factors)}
+            _require(
+                counts == {self.head_size // 2},
+                f"LongRoPE has {' and '.join(map(str, sorted(counts)))} factors for heads of "
+                f"{self.head_size}, which need {self.head_size // 2}",
+            )
+
+    def _check_experts(self) -> None:
+        if self.experts is None:
+            return
+        chosen = self.experts.num_chosen
+        _require(
+            self.num_heads == self.num_kv_heads * chosen,
+            f"{self.num_heads} heads are not {self.num_kv_heads} key heads times {chosen} experts",
+        )
+        _require(
+            not self.has_qkv_bias and self.qk_norm is None,
+            "experts of heads have no biases on q, k and v and no norms of q and k",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glu:
+    """down(act(gate) * (up + up_shift)), act(g) = g * sigmoid(alpha * g) for silu;
+    with a limit, gate is clamped above and up on both sides before that."""
+
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    alpha: float = 1.0
+    limit: float | None = None
+    up_shift: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    size: int
+    glu: Glu = Glu()
+    has_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0, f"feed-forward size {self.size} is not positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +290,7 @@ class Mixture:
     num_zero: int = 0  # further choices that compute nothing; the router has rows for them too
     zero: Literal["nothing", "identity"] = "nothing"  # they add 0 (ZEDA) or w * x (LongCat)
     scales_input: bool = False  # a weight multiplies its expert's input, not output (Llama 4)
+    has_output_bias: bool = False  # one bias on the layer's output (JetMoE)
 
     def __post_init__(self) -> None:
         _require(
@@ -298,10 +348,7 @@ class Mixture:
 
     @property
     def has_idle_router(self) -> bool:
-        """One chosen expert whose weight is divided by itself: always 1, so that the loss of the
-        language model has no gradient for the router."""
-        is_alone = self.num_chosen == 1 and self.router.norm_p is not None
-        return is_alone and self.router.score != "uniform"
+        return self.router.is_idle(self.num_chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,6 +410,11 @@ class ModelConfig:
         )
 
     @property
+    def head_mixture_layers(self) -> tuple[int, ...]:
+        """Indices of the layers whose attention has experts."""
+        return tuple(i for i, layer in enumerate(self.layers) if layer.attention.experts)
+
+    @property
     def is_causal(self) -> bool:
         """Whether a token's logits depend on no later token once training is over."""
         rules = [layer.feed_forward for layer in self.layers]
@@ -374,12 +426,12 @@ class ModelConfig:
 
     def check_trainable(self) -> None:
         """Raises ConfigError for a router that training could not teach anything."""
-        for index in self.mixture_layers:
-            mixture = self.layers[index].feed_forward
-            if isinstance(mixture, Mixture) and mixture.has_idle_router:
-                raise ConfigError(
-                    f"layer {index} chooses 1 expert and divides its weight by itself "
-                    f"(norm_p {mixture.router.norm_p:g}): the router would have no gradient",
-                    hint="choose 2 experts or more, or leave the weights as they are "
-                    "(norm_p null, norm_topk_prob false)",
-                )
+        for index, layer in enumerate(self.layers):
+            for rule in (layer.attention.experts, layer.feed_forward):
+                if isinstance(rule, Mixture | HeadExperts) and rule.has_idle_router:
+                    raise ConfigError(
+                        f"layer {index} chooses 1 expert and divides its weight by itself "
+                        f"(norm_p {rule.router.norm_p:g}): the router would have no gradient",
+                        hint="choose 2 experts or more, or leave the weights as they are "
+                        "(norm_p null, norm_topk_prob false)",
+                    )

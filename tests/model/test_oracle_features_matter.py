@@ -91,6 +91,8 @@ _ELSEWHERE = {
     "Llama3Scaling.original_context",
     *(f"Router.{name}" for name in _NO_FAMILY_HAS),  # tests/mixture
     *(f"Mixture.{name}" for name in ("num_zero", "zero", "scales_input")),
+    "Mixture.has_output_bias",  # tests/model/test_attention_experts.py
+    "Attention.experts",
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from expertly.config import Attention, Dense, Mixture, ModelConfig, SoftMixture
+from expertly.config import Attention, Dense, HeadExperts, Mixture, ModelConfig, SoftMixture
 
 Shape = tuple[int, ...]
 
@@ -38,8 +38,14 @@ def _norm(config: ModelConfig, name: str) -> dict[str, Shape]:
 
 def _attention(attention: Attention, D: int) -> Iterator[tuple[str, Shape]]:
     H, G, C = attention.num_heads, attention.num_kv_heads, attention.head_size
-    yield from (("w_q_HCD", (H, C, D)), ("w_k_GCD", (G, C, D)), ("w_v_GCD", (G, C, D)))
-    yield "w_o_DHC", (D, H, C)
+    yield from (("w_k_GCD", (G, C, D)), ("w_v_GCD", (G, C, D)))
+    if attention.experts is None:
+        yield from (("w_q_HCD", (H, C, D)), ("w_o_DHC", (D, H, C)))
+    else:
+        num = attention.experts.num_experts
+        yield from _prefixed("heads.router", _router(attention.experts, D, 0)).items()
+        yield "heads.w_q_EXD", (num, G * C, D)
+        yield "heads.w_o_EDX", (num, D, G * C)
     if attention.has_qkv_bias:
         yield from (("b_q_HC", (H, C)), ("b_k_GC", (G, C)), ("b_v_GC", (G, C)))
     if attention.has_output_bias:
@@ -76,6 +82,8 @@ def _mixture(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:
         yield "shared.w_down_DF", (D, S)
     if mixture.has_shared_gate:
         yield "w_shared_gate_D", (D,)
+    if mixture.has_output_bias:
+        yield "b_D", (D,)
 
 
 def _soft(mixture: SoftMixture, D: int) -> Iterator[tuple[str, Shape]]:
@@ -95,7 +103,7 @@ def _experts(mixture: Mixture | SoftMixture, D: int) -> Iterator[tuple[str, Shap
         yield "experts.b_down_ED", (E, D)
 
 
-def _router(mixture: Mixture, D: int, V: int) -> Iterator[tuple[str, Shape]]:
+def _router(mixture: Mixture | HeadExperts, D: int, V: int) -> Iterator[tuple[str, Shape]]:
     """The table of a hash counts as well: it must be stored."""
     rule, E = mixture.router, mixture.num_choices
     if rule.score != "uniform":

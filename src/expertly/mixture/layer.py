@@ -21,6 +21,7 @@ class MixtureLayer(nn.Module):
         self.experts = Experts(hidden_size, mixture, dtype)
         self.shared: FeedForward | None = None
         self.w_shared_gate_D: nn.Parameter | None = None
+        self.b_D = empty(hidden_size, dtype=dtype) if mixture.has_output_bias else None
         if mixture.shared_size:
             self.shared = FeedForward(hidden_size, mixture.shared_size, mixture.glu, False, dtype)
         if mixture.has_shared_gate:
@@ -36,6 +37,8 @@ class MixtureLayer(nn.Module):
         y_TD = self.experts(x_TD, rows, choice.weight_TK)
         if self.shared is not None:
             y_TD = y_TD + self._share(self.shared(x_TD), x_TD)
+        if self.b_D is not None:
+            y_TD = y_TD + self.b_D
         if tokens is None or not is_asked:
             return y_TD, None
         return y_TD, to_routing(choice, rows, tokens)

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """`logits`: float32, BSV for all columns or BV for the last; `routings`: one a mixture layer
-    in the order of `config.mixture_layers`, if they were asked for."""
+    """`logits`: float32, BSV for all columns or BV for the last; if they were asked for,
+    `routings`: one a mixture layer in the order of `config.mixture_layers`, and
+    `head_routings`: one a layer of `config.head_mixture_layers`."""
 
     logits: Tensor
     routings: tuple[Routing, ...] | None
+    head_routings: tuple[Routing, ...] | None = None
 
 
 class NormLayer(nn.Module):
@@ -54,15 +56,17 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, x_BSD: Tensor, span: Span, cache: Cache | None, tokens: Tokens, is_asked: bool
-    ) -> tuple[Tensor, Routing | None]:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), span, cache)
+    ) -> tuple[Tensor, Routing | None, Routing | None]:
+        """x_BSD, and the routings of the attention and of the feed-forward."""
+        attended_BSD, of_heads = self.attention(self.attention_norm(x_BSD), span, cache, tokens)
+        x_BSD = x_BSD + attended_BSD
         normed_BSD = self.feed_forward_norm(x_BSD)
         if isinstance(self.feed_forward, FeedForward):
-            return x_BSD + self.feed_forward(normed_BSD), None
+            return x_BSD + self.feed_forward(normed_BSD), of_heads, None
         if isinstance(self.feed_forward, SoftMixtureLayer):
-            return x_BSD + self.feed_forward(normed_BSD, span.mask_BS), None
+            return x_BSD + self.feed_forward(normed_BSD, span.mask_BS), of_heads, None
         y_TD, routing = self.feed_forward(normed_BSD.flatten(0, 1), tokens, is_asked)
-        return x_BSD + y_TD.view_as(x_BSD), routing
+        return x_BSD + y_TD.view_as(x_BSD), of_heads, routing
 
 
 def _feed_forward(
@@ -112,14 +116,19 @@ class Decoder(nn.Module):
         tokens = _tokens(span.mask_BS, ids_BS)
         x_BSD = nn.functional.embedding(ids_BS, self.embed_VD)
         found: list[Routing] = []
+        found_of_heads: list[Routing] = []
         for layer in self.layers:
-            x_BSD, routing = layer(x_BSD, span, cache, tokens, routings)
+            x_BSD, of_heads, routing = layer(x_BSD, span, cache, tokens, routings)
             if routing is not None:
                 found.append(routing)
+            if of_heads is not None:
+                found_of_heads.append(of_heads)
         x_BSD = self.norm(x_BSD if logits == "all" else x_BSD[:, -1])
         head_VD = self.embed_VD if self.head_VD is None else self.head_VD
         logits_BSV = nn.functional.linear(x_BSD, head_VD, self.b_head_V).float()
-        return Output(logits_BSV, tuple(found) if routings else None)
+        if not routings:
+            return Output(logits_BSV, None)
+        return Output(logits_BSV, tuple(found), tuple(found_of_heads))
 
     def train(self, mode: bool = True) -> Self:
         """As torch has it. Raises ConfigError for a router that could not learn anything."""

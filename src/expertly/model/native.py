@@ -39,6 +39,7 @@ _PLAIN = {
     "has_noise": False,
     "num_zero": 0,
     "scales_input": False,
+    "has_output_bias": False,
 }
 
 
@@ -159,6 +160,11 @@ def check_native(config: ModelConfig) -> None:
     """Raises ConfigError for what the native kernels do not compute."""
     for index, layer in enumerate(config.layers):
         rule = layer.feed_forward
+        if layer.attention.experts is not None:
+            raise ConfigError(
+                f"the native kernels do not compute the experts of heads in layer {index}",
+                hint='load it with dtype="float32" or "bfloat16"',
+            )
         found = None if isinstance(rule, Dense) else _unknown_of(rule)
         if found is not None:
             raise ConfigError(

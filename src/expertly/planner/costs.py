@@ -33,12 +33,25 @@ def routed_expert_params(config: ModelConfig) -> int:
 
 def active_params(config: ModelConfig) -> int:
     """All that one token computes with: total - the sum over mixture layers of the E - K experts
-    that were not chosen. Embedding, head, routers and shared experts are in it."""
+    that were not chosen, heads that are experts alike. Embedding, head, routers and shared
+    experts are in it."""
     idle = sum(
         (m.num_experts - m.num_chosen) * expert_params(m, config.hidden_size)
         for m in _mixtures(config)
     )
-    return total_params(config) - idle
+    return total_params(config) - idle - _idle_head_params(config)
+
+
+def _idle_head_params(config: ModelConfig) -> int:
+    """Query and output projections of the experts of heads that a token does not choose."""
+    return (
+        sum(
+            2 * (a.experts.num_experts - a.experts.num_chosen) * a.num_kv_heads * a.head_size
+            for a in (layer.attention for layer in config.layers)
+            if a.experts is not None
+        )
+        * config.hidden_size
+    )
 
 
 def expert_bytes(config: ModelConfig, layer: int, bits: int = 16) -> int:
@@ -97,7 +110,7 @@ def decode_bytes_per_token(
         _tensor_bytes(name, shape, bits)
         for name, shape in parameters(config).items()
         if ".experts." not in name
-    )
+    ) - _bytes(_idle_head_params(config), bits)
     if not config.is_tied:
         outside += _tensor_bytes(*row, bits) - _tensor_bytes(*table, bits)
     cache = sum(

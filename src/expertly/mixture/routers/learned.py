@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from expertly.config import Mixture
+from expertly.config import HeadExperts, Mixture
 from expertly.mixture.experts import empty
 from expertly.mixture.routers.choosing import choose
 from expertly.mixture.routers.noise import jittered, noisy
@@ -23,7 +23,11 @@ class LearnedRouter(nn.Module):
     table_VK: Tensor | None
 
     def __init__(
-        self, hidden_size: int, mixture: Mixture, dtype: torch.dtype, vocab_size: int | None = None
+        self,
+        hidden_size: int,
+        mixture: Mixture | HeadExperts,
+        dtype: torch.dtype,
+        vocab_size: int | None = None,
     ) -> None:
         super().__init__()
         rule, E = mixture.router, mixture.num_choices
