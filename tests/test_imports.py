@@ -8,14 +8,17 @@ import pytest
 import expertly
 
 PUBLIC = [
+    "Duplication",
     "Engine",
     "ExpertlyError",
     "Piece",
     "Sampling",
+    "Upcycling",
     "load",
     "plan",
     "plug_into_transformers",
     "save",
+    "upcycle",
 ]
 HEAVY = ["torch", "numpy", "transformers", "tokenizers", "huggingface_hub", "rich"]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from expertly.errors import ExpertlyError
     from expertly.planner import plan
     from expertly.plug import plug_into_transformers
+    from expertly.rewrite import Duplication, Upcycling, upcycle
 
 _HOME = {
     "load": "checkpoint",
@@ -22,17 +23,23 @@ _HOME = {
     "ExpertlyError": "errors",
     "plan": "planner",
     "plug_into_transformers": "plug",
+    "Duplication": "rewrite",
+    "Upcycling": "rewrite",
+    "upcycle": "rewrite",
 }
 
 __all__ = [
+    "Duplication",
     "Engine",
     "ExpertlyError",
     "Piece",
     "Sampling",
+    "Upcycling",
     "load",
     "plan",
     "plug_into_transformers",
     "save",
+    "upcycle",
 ]
 __version__ = "0.1.0"
 

@@ -1,13 +1,14 @@
 """`expertly pack`: a model quantised into a packed folder, or into a GGUF file."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from expertly.cli.bar import bar
 from expertly.cli.output import note
 from expertly.cli.plan import human
 from expertly.errors import InputError
@@ -22,8 +23,6 @@ _PACKAGED = "packaged"
 _LISTED = 8
 # what bits stand for in GGUF files, which have no i4
 _GGUF = {2: "q2_k", 3: "q3_k", 4: "q4_k", 5: "q5_k", 6: "q6_k", 8: "q8_0", 16: "f16", 32: "f32"}
-
-Progress = Callable[[int, int], None]
 
 Model = Annotated[str, typer.Argument(help="A folder or a hub id.")]
 Out = Annotated[
@@ -157,11 +156,11 @@ def _to_folder(
     with _source(model) as (folder, source):
         calibration = _calibrate(folder, texts, max_tokens) if texts else None
         if average is not None:
-            with _bar("measuring") as progress:
+            with bar("measuring") as progress:
                 recipe = with_average(
                     recipe, source.config, source.rows, average, calibration, progress
                 )
-        with _bar("packing") as progress:
+        with bar("packing") as progress:
             report = save_packed(
                 source,
                 out,
@@ -200,7 +199,7 @@ def _calibrate(folder: Path, texts: list[str], max_tokens: int) -> "Calibration"
     if decoder.tokenizer is None:
         raise InputError(f"{folder} has no tokenizer", hint="pack it without --calibrate")
     windows = draw_windows(decoder.config, decoder.tokenizer, texts, max_tokens)
-    with _bar("calibrating") as progress:
+    with bar("calibrating") as progress:
         return calibrate(decoder, windows, progress)
 
 
@@ -217,7 +216,7 @@ def _to_gguf(
     importance = None
     if calibration is not None:
         importance = calibration.by_parameter(read_config(read_json(folder / "config.json")))
-    with _bar("packing") as progress:
+    with bar("packing") as progress:
         report = save_gguf(folder, out, kind, importance, threads or usable_cores(), progress)
     told = {"out": str(out), "type": kind, "bytes": report.num_bytes}
     told |= {"bits_per_weight": round(report.bits_per_weight, 3)}
@@ -277,13 +276,3 @@ def _print_formats(report: dict[str, Any]) -> None:
             f"  {step['matrices']:,} matrices are {step['used']}: {step['asked']} does not suit "
             "rows of their width"
         )
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
