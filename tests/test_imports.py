@@ -15,6 +15,7 @@ PUBLIC = [
     "Sampling",
     "Upcycling",
     "load",
+    "merge",
     "plan",
     "plug_into_transformers",
     "save",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from expertly.errors import ExpertlyError
     from expertly.planner import plan
     from expertly.plug import plug_into_transformers
-    from expertly.rewrite import Duplication, Upcycling, upcycle
+    from expertly.rewrite import Duplication, Upcycling, merge, upcycle
 
 _HOME = {
     "load": "checkpoint",
@@ -25,6 +25,7 @@ _HOME = {
     "plug_into_transformers": "plug",
     "Duplication": "rewrite",
     "Upcycling": "rewrite",
+    "merge": "rewrite",
     "upcycle": "rewrite",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "Sampling",
     "Upcycling",
     "load",
+    "merge",
     "plan",
     "plug_into_transformers",
     "save",

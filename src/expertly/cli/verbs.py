@@ -17,6 +17,7 @@ VERBS: Mapping[str, str] = {
     "pack": "Quantise a model into a folder that loads at once, or into a GGUF file.",
     "train": "Train a model as a recipe says: tokenizer, data, checkpoints, final model.",
     "upcycle": "Make a mixture of a dense model, or copy the experts of one.",
+    "merge": "Make one mixture of several fine-tuned copies of a dense model.",
     "observe": "Measure what the experts of a model do on texts.",
     "bench": "Measure how fast a model runs here, beside what limits it; ends with a line of JSON.",
 }

@@ -16,7 +16,7 @@ from expertly.checkpoint.shards import read_json
 from expertly.checkpoint.streaming import Planned, Progress, write_shards
 from expertly.config import Mixture, ModelConfig
 from expertly.errors import InputError, OutputError
-from expertly.families import parameters, read_config, stored_tensors
+from expertly.families import read_config, stored_tensors
 from expertly.families.naming import Stored
 from expertly.formats.packed import is_packed
 from expertly.planner import active_params, total_params
@@ -128,13 +128,3 @@ def _check_fit(out: Path, partial_folder: Path, planned: Sequence[Planned]) -> N
             f"{out} needs {needed:,} bytes, and its disk has {free:,} free",
             hint="free some space, choose another disk or fewer experts",
         )
-
-
-def shape_of(config: ModelConfig, parameter: str, expert: int | None) -> tuple[int, ...]:
-    shape = parameters(config)[parameter]
-    return shape if expert is None else shape[1:]
-
-
-def layer_of(parameter: str) -> int:
-    """The number in `layers.3.feed_forward.router.w_ED`."""
-    return int(parameter.split(".")[1])

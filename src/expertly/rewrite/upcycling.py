@@ -10,21 +10,16 @@ from expertly.checkpoint.stored_parameters import StoredParameters, stored_param
 from expertly.checkpoint.streaming import Progress
 from expertly.config import Dense, ModelConfig
 from expertly.errors import InputError
+from expertly.families import parameters
 from expertly.rewrite import cutting
 from expertly.rewrite.cutting import Cut
 from expertly.rewrite.duplicating import duplicate
-from expertly.rewrite.folder import (
-    Rewritten,
-    check_new,
-    layer_of,
-    open_source,
-    shape_of,
-    write_folder,
-)
+from expertly.rewrite.folder import Rewritten, check_new, open_source, write_folder
+from expertly.rewrite.fresh import half_open_gate, random_router, silent_expert
 from expertly.rewrite.methods import Duplication, Upcycling
+from expertly.rewrite.names import dense_name, kind_of, layer_of
 from expertly.rewrite.shaping import Shape, check_dense, to_mixture
 
-ROUTER_STD = 0.02
 _CUTS: dict[str, Callable[..., Tensor]] = {
     "gate": cutting.cut_gate,
     "up": cutting.cut_up,
@@ -110,7 +105,7 @@ class _Upcycled:
         """New parameters take the type of the feed-forward that they belong to."""
         if parameter in self._source:
             return self._source.dtype(parameter)
-        return self._source.dtype(_dense_name(layer_of(parameter), "gate"))
+        return self._source.dtype(dense_name(layer_of(parameter), "gate"))
 
     def value(self, parameter: str, expert: int | None) -> Tensor:
         if parameter in self._source:
@@ -120,11 +115,10 @@ class _Upcycled:
         if leaf == "router.w_ED":
             return self._router(layer)
         if leaf == "w_shared_gate_D":
-            # sigmoid(0) is a half, which the shared expert's own factor makes up for
-            return torch.zeros(shape_of(self._target, parameter, None))
-        kind = leaf.split(".w_")[1].split("_")[0]
+            return half_open_gate(self._target.hidden_size)
+        kind = kind_of(parameter)
         if leaf.startswith("shared."):
-            return self._shared(layer, kind, shape_of(self._target, parameter, None))
+            return self._shared(layer, kind, parameters(self._target)[parameter])
         assert expert is not None
         self._enter(layer)
         if expert not in self._cuts:
@@ -132,11 +126,10 @@ class _Upcycled:
         return _CUTS[kind](self._matrices[kind], self._cuts[expert], self._how.seed, layer, expert)
 
     def _router(self, layer: int) -> Tensor:
-        """Normal(0, 0.02); in virtual groups a row a set of parts, for each of its parts."""
+        """In virtual groups all parts of a set have the same row."""
         parts = self._how.routed_parts if self._how.method == "virtual-groups" else 1
-        rows, width = self._how.num_experts // parts, self._target.hidden_size
-        stream = cutting.generator(self._how.seed, layer, "router")
-        w_ED = torch.randn((rows, width), generator=stream) * ROUTER_STD
+        rows = self._how.num_experts // parts
+        w_ED = random_router(self._how.seed, layer, rows, self._target.hidden_size)
         return w_ED.repeat_interleave(parts, 0)
 
     def _enter(self, layer: int) -> None:
@@ -144,7 +137,7 @@ class _Upcycled:
             return
         self._layer, self._matrices, self._cuts = layer, {}, {}
         for kind in _CUTS:
-            self._matrices[kind] = self._source.read(_dense_name(layer, kind))
+            self._matrices[kind] = self._source.read(dense_name(layer, kind))
 
     def _units(self, layer: int) -> tuple[Tensor, Tensor]:
         """Units of the shared expert, and those that are routed."""
@@ -175,21 +168,10 @@ class _Upcycled:
 
     def _shared(self, layer: int, kind: str, shape: tuple[int, ...]) -> Tensor:
         if not self._how.shared:
-            return silent(kind, shape, self._how.seed, layer)
+            return silent_expert(kind, shape, self._how.seed, layer)
         self._enter(layer)
         nothing = torch.empty(0, dtype=torch.int64)
         units = self._units(layer)[0]
+        # twice, because its gate halves it
         cut = Cut(units=units, redrawn=nothing, down=2.0 * self._how.shared_scale)
         return _CUTS[kind](self._matrices[kind], cut, self._how.seed, layer, "shared")
-
-
-def silent(kind: str, shape: tuple[int, ...], seed: int, layer: int) -> Tensor:
-    """A shared expert that adds nothing yet, and learns: only its last matrix is zero."""
-    if kind == "down":
-        return torch.zeros(shape)
-    return torch.randn(shape, generator=cutting.generator(seed, layer, "silent", kind)) * ROUTER_STD
-
-
-def _dense_name(layer: int, kind: str) -> str:
-    suffix = "DF" if kind == "down" else "FD"
-    return f"layers.{layer}.feed_forward.w_{kind}_{suffix}"
