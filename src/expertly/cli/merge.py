@@ -16,8 +16,8 @@ def command(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="BASE EXPERT EXPERT...|RECIPE",
-            help="Folders or hub ids, the base first (it may be an expert too), or a .toml file.",
+            metavar="MODEL",
+            help="Folders or hub ids, the base first and then its experts; or one .toml recipe.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 Experts = Annotated[int | None, typer.Option(min=1, help="Experts of each mixture.")]
 Chosen = Annotated[
     int | None,
-    typer.Option(min=1, help="Experts chosen for a token.", show_default="2, or all copies"),
+    typer.Option(
+        min=1,
+        help="Experts chosen for a token.",
+        show_default="2, the parts of one whole, or all copies",
+    ),
 ]
 Named = Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
 Granularity = Annotated[
@@ -87,7 +91,7 @@ def command(
     else:
         how = Upcycling(
             num_experts=experts,
-            num_chosen=2 if chosen is None else chosen,
+            num_chosen=chosen,
             method=_method(method),
             granularity=granularity or 1,
             shared=shared or 0,

@@ -34,7 +34,7 @@ class Upcycling:
     """
 
     num_experts: int
-    num_chosen: int = 2
+    num_chosen: int | None = None  # 2, or as many parts as make one whole
     method: Method = "copy"
     granularity: int = 1
     shared: int = 0
@@ -50,16 +50,19 @@ class Upcycling:
             f"method {self.method!r} is not known",
             f"use one of {', '.join(METHODS)}",
         )
+        self._check_cut()
         self._check_numbers()
-        self._check_parts()
 
     def _check_numbers(self) -> None:
         require(
-            1 < self.num_chosen <= self.num_experts,
-            f"{self.num_chosen} experts chosen out of {self.num_experts}",
+            1 < self.chosen <= self.num_experts,
+            f"{self.chosen} experts chosen out of {self.num_experts}",
             "choose 2 or more: the weights of the chosen sum to 1, so that a single one's is "
             "always 1 and the router would get no gradient",
         )
+        self._check_multiple("num_experts", self.num_experts)
+        if self.method == "virtual-groups":
+            self._check_multiple("num_chosen", self.chosen)
         require(self.every >= 1, f"every is {self.every}", "it counts layers, from 1")
         share = self.redrawn
         require(0 <= share <= 1, f"redraw is {share}", "it is a share of units: from 0 to 1")
@@ -70,7 +73,7 @@ class Upcycling:
         )
         require(0 <= self.noise < float("inf"), f"noise is {self.noise}", "it must not be negative")
 
-    def _check_parts(self) -> None:
+    def _check_cut(self) -> None:
         if self.method in _WHOLE:
             require(
                 self.granularity == 1,
@@ -91,9 +94,6 @@ class Upcycling:
             f"{self.shared} of {self.granularity} parts are shared",
             "at least one must be routed",
         )
-        self._check_multiple("num_experts", self.num_experts)
-        if self.method == "virtual-groups":
-            self._check_multiple("num_chosen", self.num_chosen)
 
     def _check_multiple(self, name: str, value: int) -> None:
         require(
@@ -101,6 +101,10 @@ class Upcycling:
             f"{name} is {value}, and {self.routed_parts} parts are routed",
             f"give a multiple of {self.routed_parts}",
         )
+
+    @property
+    def chosen(self) -> int:
+        return max(2, self.routed_parts) if self.num_chosen is None else self.num_chosen
 
     @property
     def is_whole(self) -> bool:
@@ -128,8 +132,7 @@ class Upcycling:
     @property
     def is_exact(self) -> bool:
         """Whether the mixture computes what the dense model does, but for rounding."""
-        whole = self.method in ("copy", "virtual-groups")
-        return whole and self.redrawn == 0 and self.noise == 0
+        return self.method != "fine-grained" and self.redrawn == 0 and self.noise == 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def to_mixture(dense: ModelConfig, shape: Shape, family: str | None = None) -> M
     check_dense(dense)
     if family is not None and family not in TARGETS:
         raise InputError(
-            f"a {family} cannot be made of a dense model", hint=f"use one of {', '.join(TARGETS)}"
+            f"no {family} can be made of a dense model", hint=f"use one of {', '.join(TARGETS)}"
         )
     lacks = {}
     for name in TARGETS if family is None else (family,):
@@ -112,10 +112,9 @@ def to_mixture(dense: ModelConfig, shape: Shape, family: str | None = None) -> M
         if config is not None:
             return config
         lacks[name] = missing
-    closest = min(lacks, key=lambda name: len(lacks[name]))
+    told = "; ".join(f"{name} differs in {', '.join(missing)}" for name, missing in lacks.items())
     raise InputError(
-        f"no mixture is built that has all of this {dense.family}: "
-        f"{closest} differs in {'; '.join(lacks[closest])}",
+        f"no mixture is built that has all of this {dense.family}: {told}",
         hint="leave out the option that asks for it, or choose another model or family",
     )
 

@@ -82,7 +82,7 @@ def plan_upcycling(config: ModelConfig, how: Upcycling) -> ModelConfig:
         )
     shape = Shape(
         num_experts=how.num_experts,
-        num_chosen=how.num_chosen,
+        num_chosen=how.chosen,
         expert_size=part,
         shared_size=how.shared * part,
         every=how.every,
