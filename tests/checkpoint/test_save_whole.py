@@ -31,6 +31,7 @@ from expertly.model import Decoder
 from expertly.text import Tokenizer
 
 saving = importlib.import_module("expertly.checkpoint.saving")
+streaming = importlib.import_module("expertly.checkpoint.streaming")
 
 FAMILIES = {"mixtral": MIXTRAL, "gpt_oss": GPT_OSS, "tied": TIED}
 each_family = pytest.mark.parametrize("name", FAMILIES)
@@ -185,15 +186,15 @@ def test_a_place_that_cannot_be_is_an_output_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failing", [1, 2, 4])
 def test_a_disk_that_fills_up_midway_leaves_nothing(tmp_path, monkeypatch, failing) -> None:
     calls = []
-    real = saving.save_file
+    real = streaming._write_shard
 
-    def fill_up(*args, **kwargs) -> None:
+    def fill_up(*args):
         calls.append(1)
         if len(calls) == failing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(*args, **kwargs)
+        return real(*args)
 
-    monkeypatch.setattr(saving, "save_file", fill_up)
+    monkeypatch.setattr(streaming, "_write_shard", fill_up)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         save(tiny_model(), tmp_path / "m", max_shard_bytes=6000)
     assert "space" in caught.value.hint
@@ -216,10 +217,13 @@ def test_a_write_that_the_system_refuses_is_an_output_error(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, AssertionError])
 def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch, error) -> None:
-    def interrupt(*args, **kwargs) -> None:
+    real = streaming._write_shard
+
+    def interrupt(*args) -> None:
+        assert list(real(*args))
         raise error
 
-    monkeypatch.setattr(saving, "_write_index", interrupt)
+    monkeypatch.setattr(streaming, "_write_shard", interrupt)
     with pytest.raises(error):
         save(tiny_model(), tmp_path / "m", max_shard_bytes=6000)
     assert left_in(tmp_path) == []

@@ -1,39 +1,27 @@
 """A model into a folder that transformers and `load` read: written whole or not at all."""
 
+import functools
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from expertly.checkpoint.finding import view_of
 from expertly.checkpoint.loading import target_of
+from expertly.checkpoint.streaming import Planned, write_shards
 from expertly.errors import InputError, OutputError
 from expertly.families import stored_tensors
 from expertly.families.naming import Stored
 from expertly.model import Decoder
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """One tensor of the files, and its type there."""
-
-    stored: Stored
-    dtype: torch.dtype
-
-    @property
-    def num_bytes(self) -> int:
-        return torch.Size(self.stored.shape).numel() * self.dtype.itemsize
 
 
 def save(
@@ -99,49 +87,19 @@ def _sync(path: Path) -> None:
 def _write_weights(model: Decoder, folder: Path, dtype: torch.dtype, max_bytes: int) -> None:
     # buffers that belong to the weights keep their type: steering biases, tables of token ids
     own_types = {name: buffer.dtype for name, buffer in model.named_buffers()}
-    tensors = [
-        _Saved(s, own_types.get(s.parts[0].parameter, dtype)) for s in stored_tensors(model.config)
-    ]
-    shards = list(_shards(tensors, max_bytes))
-    width = max(5, len(str(len(shards))))
-    names = [
-        f"model-{i + 1:0{width}}-of-{len(shards):0{width}}.safetensors" for i in range(len(shards))
-    ]
-    if len(shards) == 1:
-        names = ["model.safetensors"]
-    parameters = model.state_dict()
-    for name, shard in zip(names, shards, strict=True):
-        gathered = {saved.stored.name: _gather(saved, parameters) for saved in shard}
-        save_file(gathered, folder / name, metadata={"format": "pt"})
-    if len(shards) > 1:
-        _write_index(folder, names, shards)
+    gather = functools.partial(_gather, parameters=model.state_dict())
+    planned = []
+    for stored in stored_tensors(model.config):
+        its_type = own_types.get(stored.parts[0].parameter, dtype)
+        read = functools.partial(gather, stored, its_type)
+        planned.append(Planned(stored.name, stored.shape, its_type, read))
+    write_shards(folder, planned, max_shard_bytes=max_bytes)
 
 
-def _shards(tensors: list[_Saved], max_bytes: int) -> Iterator[list[_Saved]]:
-    shard: list[_Saved] = []
-    size = 0
-    for saved in tensors:
-        if shard and size + saved.num_bytes > max_bytes:
-            yield shard
-            shard, size = [], 0
-        shard.append(saved)
-        size += saved.num_bytes
-    yield shard
-
-
-def _gather(saved: _Saved, parameters: dict[str, Tensor]) -> Tensor:
+def _gather(stored: Stored, dtype: torch.dtype, parameters: dict[str, Tensor]) -> Tensor:
     """The tensor as a checkpoint keeps it: written through the views that reading reads from."""
-    tensor = torch.empty(saved.stored.shape, dtype=saved.dtype)
-    for part in saved.stored.parts:
+    tensor = torch.empty(stored.shape, dtype=dtype)
+    for part in stored.parts:
         source = target_of(part, parameters)
         view_of(part, tensor, source).copy_(source)
     return tensor
-
-
-def _write_index(folder: Path, names: list[str], shards: list[list[_Saved]]) -> None:
-    pairs = list(zip(names, shards, strict=True))
-    index = {
-        "metadata": {"total_size": sum(saved.num_bytes for shard in shards for saved in shard)},
-        "weight_map": {saved.stored.name: name for name, shard in pairs for saved in shard},
-    }
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
