@@ -67,11 +67,11 @@ def _cut(matrix: Tensor, cut: Cut, dim: int, factor: float, *key: object) -> Ten
         return taken * factor
     values = taken.float()
     stream = generator(*key)
-    spread = float(values.std(correction=0))
+    noise = cut.noise * float(values.std(correction=0)) if cut.noise else 0.0
     if len(cut.redrawn):
         old = values.index_select(dim, cut.redrawn)
         new = torch.randn(old.shape, generator=stream) * old.std(correction=0) + old.mean()
         values = values.index_copy(dim, cut.redrawn, new)
-    if cut.noise:
-        values = values + torch.randn(values.shape, generator=stream) * (cut.noise * spread)
+    if noise:
+        values = values + torch.randn(values.shape, generator=stream) * noise
     return (values * factor).to(matrix.dtype)

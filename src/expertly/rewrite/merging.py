@@ -33,7 +33,7 @@ def merge(
     """A mixture of the models that a recipe names (or a TOML file with one), into a folder that
     transformers and `load` read.
 
-    Weights keep the base's types. Peak memory is two tensors; gates made of prompts run the base
+    Weights keep the base's types. Peak memory is three tensors; gates made of prompts run the base
     in float32 first. Raises RecipeError for the recipe, InputError for models that do not go
     together, ConfigError and CheckpointError for their files, OutputError for `out`.
     """
@@ -179,4 +179,4 @@ class _Merged:
         mean = torch.zeros(self._base.shapes[parameter])
         for stored in self._experts:
             mean += stored.read(parameter)
-        return mean / len(self._experts)
+        return mean.div_(len(self._experts))
