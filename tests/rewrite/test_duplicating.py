@@ -11,6 +11,7 @@ from oracle_cases import CASES
 from small_models import build
 
 import expertly
+from expertly.checkpoint import locate
 from expertly.errors import CheckpointError, InputError
 from expertly.families import read_config
 from expertly.rewrite import Duplication, upcycle
@@ -136,6 +137,17 @@ def test_a_deepseek_keeps_its_dense_layers_and_shared_experts(tmp_path: Path) ->
     before = expertly.load(tmp_path / "source")(ids_BS).logits
     after = expertly.load(tmp_path / "out")(ids_BS).logits
     assert oracle.relative_error(after, before) < EXACT
+
+
+def test_the_bundled_model_with_twice_its_experts_writes_the_same_text(tmp_path: Path) -> None:
+    source = locate(None)
+    upcycle(source, tmp_path / "out", Duplication(copies=2))
+    texts = []
+    for folder in (source, tmp_path / "out"):
+        with expertly.Engine(expertly.load(folder, "native")) as engine:
+            pieces = engine.stream("def area", expertly.Sampling(temperature=0.0, max_tokens=24))
+            texts.append("".join(piece.text for piece in pieces))
+    assert texts[0] == texts[1] != ""
 
 
 def test_a_rule_that_takes_two_experts_at_most_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from dense_folders import parameters_of, save_dense
 from torch import Tensor
 
+import expertly
 from expertly.rewrite import Upcycling, upcycle
 
 SIZE = 12
@@ -141,6 +142,25 @@ def test_routers_begin_small_random_and_unlike_in_each_layer(dense: Path, tmp_pa
         assert float(rows_ED.std()) == pytest.approx(0.02, rel=0.1)
         assert abs(float(rows_ED.mean())) < 0.002
     assert not torch.equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize(
+    ("how", "learns"),
+    [({}, False), ({"noise": 0.05}, True), ({"method": "drop"}, True)],
+    ids=["copy", "noise", "drop"],
+)
+def test_routers_of_copies_learn_only_when_the_copies_differ(
+    how: dict, learns: bool, dense: Path, tmp_path: Path
+) -> None:
+    written = upcycle(dense, tmp_path / "out", Upcycling(num_experts=4, **how))
+    model = expertly.load(written.folder, "float32")
+    ids_BS = torch.arange(20)[None]
+    logits_SV = model(ids_BS).logits[0]
+    torch.nn.functional.cross_entropy(logits_SV[:-1], ids_BS[0, 1:]).backward()
+    layer = model.layers[1].feed_forward
+    router, gate = layer.router.w_ED.grad.abs().max(), layer.experts.w_gate_EFD.grad.abs().max()
+    assert (float(router / gate) > 1e-2) is learns
+    assert float(gate) > 0
 
 
 @pytest.mark.parametrize(
