@@ -1,5 +1,6 @@
 """Several dense models in one mixture: whose weights go where, and what does not go together."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,29 @@ def test_a_model_with_another_tokenizer_is_refused_by_name(
     save_dense(tmp_path / "stranger", end="<end>")
     with pytest.raises(InputError, match="stranger has another tokenizer"):
         merge(recipe_of(three[0], tmp_path / "stranger"), tmp_path / "out")
+
+
+def test_a_tokenizer_that_gives_two_tokens_each_others_ids_is_another(
+    three: list[Path], tmp_path: Path
+) -> None:
+    save_dense(tmp_path / "stranger")
+    path = tmp_path / "stranger" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="stranger has another tokenizer"):
+        merge(recipe_of(three[0], tmp_path / "stranger"), tmp_path / "out")
+
+
+def test_a_tokenizer_that_is_only_spelled_otherwise_is_the_same(
+    three: list[Path], tmp_path: Path
+) -> None:
+    save_dense(tmp_path / "b")
+    path = tmp_path / "b" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "truncation": None}, indent=3, sort_keys=True))
+    assert merge(recipe_of(three[0], tmp_path / "b"), tmp_path / "out").mixture.num_experts == 2
 
 
 def test_a_model_without_a_tokenizer_can_be_an_expert(three: list[Path], tmp_path: Path) -> None:

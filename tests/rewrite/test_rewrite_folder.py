@@ -159,6 +159,11 @@ def test_a_packed_folder_is_refused(tmp_path: Path) -> None:
         upcycle(tmp_path / "packed", tmp_path / "out", HOW)
 
 
+def test_a_gguf_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.gguf is a GGUF file"):
+        upcycle(tmp_path / "model.gguf", tmp_path / "out", HOW)
+
+
 # 96 MB of bfloat16 that become 480 MB; a layer's feed-forward is 19 MB, the embedding 12 MB
 LARGE = {
     **LLAMA,

@@ -117,6 +117,13 @@ def test_every_key_that_a_default_would_decide_is_spelled_out() -> None:
     assert (hf["bos_token_id"], hf["eos_token_id"], hf["head_dim"]) == (1, 256, 8)
 
 
+def test_a_base_of_rope_that_is_spelled_inside_is_not_spelled_twice() -> None:
+    rope = {"rope_type": "default", "rope_theta": 77.0}
+    hf = to_mixture(dense(rope_parameters=rope), SHAPE).source
+    assert hf["rope_parameters"] == rope
+    assert "rope_theta" not in hf
+
+
 def test_several_end_tokens_stay_several() -> None:
     config = to_mixture(dense(eos_token_id=[5, 7]), SHAPE)
     assert config.source["eos_token_id"] == [5, 7]

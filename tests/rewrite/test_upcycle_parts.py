@@ -75,11 +75,13 @@ def test_the_shared_expert_and_the_routed_parts_share_no_unit(dense: Path, tmp_p
         shared=2,
         redraw=0.0,
     )
+    drawn = set()
     for layer in range(3):
         here = f"layers.{layer}.feed_forward"
         dense_FD = source[f"{here}.w_gate_FD"]
         shared = units_of(mixture[f"{here}.shared.w_gate_FD"], dense_FD)
         assert len(shared) == 6
+        drawn.add(tuple(shared))
         for replica in (0, 2):
             experts = mixture[f"{here}.experts.w_gate_EFD"][replica : replica + 2]
             routed = units_of(experts.flatten(0, 1), dense_FD)
@@ -88,6 +90,8 @@ def test_the_shared_expert_and_the_routed_parts_share_no_unit(dense: Path, tmp_p
         down_DF = source[f"{here}.w_down_DF"][:, shared]
         assert torch.equal(mixture[f"{here}.shared.w_down_DF"], down_DF * 2)
         assert not mixture[f"{here}.w_shared_gate_D"].any()
+    # and which units are shared is drawn for each layer
+    assert len(drawn) == 3
 
 
 def test_virtual_groups_repeat_the_same_parts_and_their_routers(

@@ -63,7 +63,11 @@ class Rewritten:
 
 
 def open_source(model: str | Path) -> tuple[Path, ModelConfig]:
-    """The folder of a model that is not packed, and its config."""
+    """The folder of a model whose weights are safetensors of floats, and its config."""
+    if str(model).endswith(".gguf"):
+        raise InputError(
+            f"{model} is a GGUF file", hint="give the folder of safetensors that it was made from"
+        )
     folder = locate(model)
     if is_packed(folder):
         raise InputError(
