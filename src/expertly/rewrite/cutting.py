@@ -61,7 +61,7 @@ def cut_down(w_DF: Tensor, cut: Cut, *key: object) -> Tensor:
 
 def _cut(matrix: Tensor, cut: Cut, dim: int, factor: float, *key: object) -> Tensor:
     """Units stand along `dim`. New weights are normal, with the mean and the standard deviation
-    of those that they replace (Drop-Upcycling, arXiv 2502.19261, section 3)."""
+    of those that they replace (Drop-Upcycling, arXiv 2502.19261)."""
     taken = matrix.index_select(dim, cut.units)
     if not len(cut.redrawn) and not cut.noise:
         return taken * factor

@@ -78,13 +78,14 @@ def plan_duplication(config: ModelConfig, how: Duplication) -> ModelConfig:
             f"this {config.family} has no experts to copy",
             hint="`expertly upcycle DENSE OUT --experts 8` makes a mixture of a dense model",
         )
+    old = _mixture(_mixtures(config)[0])
     if config.family not in _EXPERTS:
+        is_of_two = old.router.rule == "sparsemixer"
+        why = ": its router's rule takes no more than 2" if is_of_two else ""
         raise InputError(
-            f"the experts of a {config.family} cannot be copied: its router chooses by a rule "
-            "that takes no more than 2",
+            f"the experts of a {config.family} cannot be copied{why}",
             hint=f"built are: {', '.join(_EXPERTS)}",
         )
-    old = _mixture(_mixtures(config)[0])
     sizes = (old.num_experts * how.copies, how.num_chosen or old.num_chosen * how.copies)
     hf = _with_sizes(config, *sizes)
     target = read_config(hf)

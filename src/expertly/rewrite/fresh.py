@@ -9,7 +9,7 @@ _STD = 0.02
 
 
 def random_router(seed: int, layer: int, num_rows: int, hidden_size: int) -> Tensor:
-    """Normal(0, 0.02), as sparse upcycling has it (arXiv 2212.05055, section 3)."""
+    """Normal(0, 0.02), as sparse upcycling has it (arXiv 2212.05055)."""
     return torch.randn((num_rows, hidden_size), generator=generator(seed, layer, "router")) * _STD
 
 

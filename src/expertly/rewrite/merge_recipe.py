@@ -34,7 +34,7 @@ class MergeExpert:
 class MergeRecipe:
     """`base` (the first expert's source, unless given) gives config, tokenizer and, with others =
     "base", all that is not a feed-forward; "average" takes the experts' mean of that
-    (Branch-Train-Merge's, as in arXiv 2403.07816). Gates are random, or made from the prompts
+    (Branch-Train-MiX, arXiv 2403.07816). Gates are random, or made from the prompts
     ("hidden"). Raises RecipeError for what does not go together."""
 
     experts: tuple[MergeExpert, ...]

@@ -27,7 +27,7 @@ class Upcycling:
     fine-grained: the feed-forward is shuffled and cut into `granularity` parts, a part an expert,
     as often as `num_experts` asks, each time shuffled anew (Qwen1.5-MoE).
     virtual-groups: the same parts each time, routers alike within a set of parts, so that a token
-    chooses whole feed-forwards (arXiv 2410.07524, section 3.2).
+    chooses whole feed-forwards (arXiv 2410.07524).
     `shared` parts of the cut ones go to the shared expert; with whole ones 1 gives it a copy, and
     half of the answer. `every`: each so-many-th layer becomes a mixture. `noise`: in standard
     deviations of the matrix that it is added to. Raises InputError for what does not go together.
