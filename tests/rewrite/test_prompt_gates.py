@@ -12,6 +12,7 @@ from small_models import build, config_of, draw_ids
 import expertly
 from expertly.config import Attention, Dense, Layer, Rope
 from expertly.errors import InputError
+from expertly.mixture import Tokens
 from expertly.rewrite import MergeExpert, MergeRecipe, merge
 from expertly.rewrite.gates import mean_inputs, prompt_gates
 
@@ -27,10 +28,11 @@ def mean_alone(ids_S: torch.Tensor) -> torch.Tensor:
     from expertly.model.span import Span
 
     span = Span(None, (1, len(ids_S)), None)
+    tokens = Tokens(torch.ones(len(ids_S), dtype=torch.bool), torch.zeros_like(ids_S))
     x_BSD = MODEL.embed_VD[ids_S][None]
     means = []
     for layer in MODEL.layers:
-        x_BSD = x_BSD + layer.attention(layer.attention_norm(x_BSD), span, None)
+        x_BSD = x_BSD + layer.attention(layer.attention_norm(x_BSD), span, None, tokens)[0]
         normed_BSD = layer.feed_forward_norm(x_BSD)
         means.append(normed_BSD[0].mean(0))
         x_BSD = x_BSD + layer.feed_forward(normed_BSD)

@@ -10,7 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
 _ALIGNMENT = 8
 
 # bytes done, of all
