@@ -44,11 +44,12 @@ def _build() -> None:
 
 
 def _runtime() -> str:
-    """The sanitizer's library, which has to come before any other."""
-    found = subprocess.run(
-        ["g++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-    )
-    return found.stdout.strip()
+    """The sanitizer's library, which has to come before any other, and the one whose exceptions
+    it wants to find when it starts."""
+    names = ("libasan.so", "libstdc++.so.6")
+    commands = (["g++", f"-print-file-name={name}"] for name in names)
+    found = (subprocess.run(c, check=True, capture_output=True, text=True) for c in commands)
+    return " ".join(done.stdout.strip() for done in found)
 
 
 def _run_tests(arguments: list[str]) -> int:
