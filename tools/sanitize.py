@@ -63,8 +63,11 @@ def _run_tests(arguments: list[str]) -> int:
 
     import expertly
 
+    # these limit a process's memory, of which the sanitizer reserves terabytes
+    chosen = arguments or [*TESTS, "--ignore=tests/formats/test_fuzz_gguf.py"]
+
     expertly._native = module
-    return int(pytest.main(arguments or [test for test in TESTS if (ROOT / test).exists()]))
+    return int(pytest.main(chosen))
 
 
 if __name__ == "__main__":

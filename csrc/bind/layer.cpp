@@ -139,6 +139,22 @@ HeldLayer::HeldLayer(const Norm& attention_norm, const HeldAttention& attention_
             router->weights.matrix, router->bias, router->rule, router->num_chosen});
 }
 
+void HeldLayer::place(int64_t expert, const Weights& gate, const Weights& up,
+                      const Weights& down) {
+    require(0 <= expert && expert < static_cast<int64_t>(experts.experts.size()),
+            "no such expert");
+    const auto at = static_cast<size_t>(expert);
+    const Weights* matrices[] = {&gate, &up, &down};
+    for (size_t i = 0; i < 3; ++i) {
+        const Layout &was = experts.experts[at].matrices[i].matrix.layout,
+                     &now = matrices[i]->matrix.layout;
+        require(was.rows == now.rows && was.columns == now.columns, "a matrix of another shape");
+    }
+    for (size_t i = 0; i < 3; ++i) experts.experts[at].matrices[i] = *matrices[i];
+    Expert& expert_now = layer.experts.experts[at];
+    expert_now.gate = gate.matrix, expert_now.up = up.matrix, expert_now.down = down.matrix;
+}
+
 void bind_layer(nb::module_& module) {
     nb::class_<Norm>(module, "Norm")
         .def(nb::new_(&make_norm), nb::arg("kind"), nb::arg("eps"), nb::arg("weight"),
@@ -164,7 +180,9 @@ void bind_layer(nb::module_& module) {
     nb::class_<HeldLayer>(module, "Layer")
         .def(nb::new_(&make_layer), nb::arg("attention_norm"), nb::arg("attention"), nb::arg("feed_forward_norm"),
              nb::arg("experts"), nb::arg("router").none(), nb::arg("shared").none(),
-             nb::arg("shared_gate").none());
+             nb::arg("shared_gate").none())
+        .def("place", &HeldLayer::place, nb::arg("expert"), nb::arg("gate"), nb::arg("up"),
+             nb::arg("down"));
 }
 
 }  // namespace expertly

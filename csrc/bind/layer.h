@@ -42,6 +42,9 @@ struct HeldLayer {
               std::vector<float> shared_gate);
     HeldLayer(HeldLayer&&) = delete;
 
+    // an expert's weights are elsewhere now; its biases stay
+    void place(int64_t expert, const Weights& gate, const Weights& up, const Weights& down);
+
     HeldAttention attention;
     HeldBank experts;
     std::optional<HeldRouter> router;

@@ -66,6 +66,26 @@ void run_experts(Step& step, const HeldLayer& held) {
     step.feed_forward(held.layer);
 }
 
+void begin_experts(Step& step, const HeldLayer& held) {
+    require(held.layer.router != nullptr, "a dense layer has no experts to wait for");
+    const nb::gil_scoped_release release;
+    step.begin_experts(held.layer);
+}
+
+void add_experts(Step& step, const HeldLayer& held, const std::vector<int32_t>& experts) {
+    require(step.has_begun(held.layer), "experts of a layer that was not begun");
+    require(within(experts, static_cast<int64_t>(held.layer.experts.experts.size())),
+            "no such expert");
+    const nb::gil_scoped_release release;
+    step.add_experts(held.layer, experts);
+}
+
+void end_experts(Step& step, const HeldLayer& held) {
+    require(step.has_begun(held.layer), "experts of a layer that was not begun");
+    const nb::gil_scoped_release release;
+    step.end_experts(held.layer);
+}
+
 NewRows logits(Step& step, const Norm& norm, const Weights& head, const std::optional<Vector>& bias,
                const Numbers& rows) {
     const auto chosen = copy(rows);
@@ -110,6 +130,9 @@ void bind_step(nb::module_& module) {
         .def("attend", &run_attention, nb::arg("layer"), nb::arg("index"), nb::arg("pool"),
              nb::arg("cos"), nb::arg("sin"))
         .def("feed_forward", &run_experts, nb::arg("layer"))
+        .def("begin_experts", &begin_experts, nb::arg("layer"))
+        .def("add_experts", &add_experts, nb::arg("layer"), nb::arg("experts"))
+        .def("end_experts", &end_experts, nb::arg("layer"))
         .def("choice", &choice, nb::arg("layer"))
         .def("logits", &logits, nb::arg("norm"), nb::arg("head"), nb::arg("bias").none(),
              nb::arg("rows"));

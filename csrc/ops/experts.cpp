@@ -1,6 +1,7 @@
 #include "experts.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "glu.h"
 #include "tiles.h"
@@ -28,22 +29,31 @@ int64_t parts_an_item(int64_t total, int threads, int64_t together) {
     return 2 * parts > together ? (parts + together - 1) / together * together : parts;
 }
 
+// experts that have rows, in the order of their works
+using Due = std::vector<std::pair<BankWork*, int64_t>>;
+
+Due all_of(BankWork* works, int count) {
+    Due all;
+    for (int w = 0; w < count; ++w)
+        for (size_t e = 0; e < works[w].bank->experts.size(); ++e)
+            if (works[w].rows.span(e).panels() > 0) all.emplace_back(&works[w], e);
+    return all;
+}
+
 template <class Parts>
-std::vector<Item> split(BankWork* works, int count, const Runtime& runtime, int64_t together,
+std::vector<Item> split(const Due& due, const Runtime& runtime, int64_t together,
                         const Parts& parts_of) {
     const int64_t block = panels_a_block(runtime.kernels);
     std::vector<Item> wholes;
     int64_t total = 0;
-    for (int w = 0; w < count; ++w)
-        for (size_t e = 0; e < works[w].bank->experts.size(); ++e) {
-            const int64_t panels = works[w].rows.span(e).panels();
-            for (int64_t first = 0; first < panels; first += block) {
-                wholes.push_back({&works[w], static_cast<int64_t>(e), first,
-                                  std::min(panels, first + block), 0,
-                                  parts_of(works[w].bank->experts[e])});
-                total += wholes.back().end;
-            }
+    for (const auto& [work, e] : due) {
+        const int64_t panels = work->rows.span(e).panels();
+        for (int64_t first = 0; first < panels; first += block) {
+            wholes.push_back({work, e, first, std::min(panels, first + block), 0,
+                              parts_of(work->bank->experts[e])});
+            total += wholes.back().end;
         }
+    }
     const int64_t step = parts_an_item(total, runtime.pool.threads(), together);
     std::vector<Item> items;
     for (const Item& whole : wholes)
@@ -154,8 +164,8 @@ void add_slots(const Kernels& kernels, BankWork& work, int64_t token, int64_t fi
 }
 
 // the token's results from all banks onto x, a span of columns at a time
-void combine(const Kernels& kernels, BankWork* works, int count, float* const* results,
-             int64_t token, int64_t columns, float* x) {
+void combine(const Kernels& kernels, BankWork* works, int count, int64_t token, int64_t columns,
+             float* x) {
     constexpr int64_t kSpan = 256;
     for (int64_t first = 0; first < columns; first += kSpan) {
         const int64_t n = std::min(kSpan, columns - first);
@@ -163,7 +173,7 @@ void combine(const Kernels& kernels, BankWork* works, int count, float* const* r
         for (int w = 0; w < count; ++w) {
             const int64_t stride = result_stride(*works[w].bank), k = works[w].choice.num_chosen;
             const auto result = [&](int64_t slot, int64_t) {
-                return results[w] + works[w].rows.place(token, slot, k) * stride + first;
+                return works[w].y + works[w].rows.place(token, slot, k) * stride + first;
             };
             add_slots(kernels, works[w], token, first, n, result, sum);
         }
@@ -207,22 +217,24 @@ const Item* item_at(const std::vector<Item>& items, int64_t index) {
     return index < 0 ? nullptr : &items[static_cast<size_t>(index)];
 }
 
-void lower_all(Runtime& runtime, BankWork* works, int count, int64_t tokens, int64_t columns,
-               float* x) {
-    float* results[2];
-    for (int w = 0; w < count; ++w)
-        results[w] =
-            works[w].results.get<float>(works[w].rows.count() * result_stride(*works[w].bank));
+void make_room(BankWork& work) {
+    work.y = work.results.get<float>(work.rows.count() * result_stride(*work.bank));
+}
+
+void hide_all(Runtime& runtime, const Due& due) {
+    const auto items = split(due, runtime, kGroupsAtOnce, groups_of);
+    runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
+        hide(runtime.kernels, *item_at(items, i), item_at(items, next));
+    });
+}
+
+void lower_all(Runtime& runtime, const Due& due) {
     const auto tiles = [](const Expert& e) { return e.down.layout.tiles; };
-    const auto items = split(works, count, runtime, kTilesAtOnce, tiles);
+    const auto items = split(due, runtime, kTilesAtOnce, tiles);
     runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
         const Item& item = *item_at(items, i);
-        const int64_t w = item.work - works;
-        lower(runtime.kernels, item, item_at(items, next), results[w],
-              result_stride(*works[w].bank));
-    });
-    runtime.pool.run(tokens, [&](int64_t t) {
-        combine(runtime.kernels, works, count, results, t, columns, x + t * columns);
+        lower(runtime.kernels, item, item_at(items, next), item.work->y,
+              result_stride(*item.work->bank));
     });
 }
 
@@ -286,8 +298,8 @@ void foresee(Foresight& foresight, const Bank& bank, const Choice& choice, int64
         foresee(foresight, first.gate, tile), foresee(foresight, first.up, tile);
 }
 
-void feed_forward(Runtime& runtime, BankWork* works, int count, const float* normed,
-                  int64_t tokens, float* x, int64_t columns) {
+void gather(Runtime& runtime, BankWork* works, int count, const float* normed, int64_t tokens,
+            int64_t columns) {
     for (int w = 0; w < count; ++w) {
         BankWork& work = works[w];
         const auto num_experts = static_cast<int64_t>(work.bank->experts.size());
@@ -295,14 +307,35 @@ void feed_forward(Runtime& runtime, BankWork* works, int count, const float* nor
         fill_input(runtime, work, normed, columns);
         work.hidden.resize(work.rows.count(), work.bank->width(), work.bank->hidden_forms());
     }
+}
+
+void compute(Runtime& runtime, BankWork& work, const std::vector<int32_t>& experts) {
+    Due due;
+    for (const int32_t expert : experts)
+        if (work.rows.span(expert).panels() > 0) due.emplace_back(&work, expert);
+    make_room(work);
+    hide_all(runtime, due);
+    lower_all(runtime, due);
+}
+
+void combine(Runtime& runtime, BankWork* works, int count, int64_t tokens, float* x,
+             int64_t columns) {
+    runtime.pool.run(tokens, [&](int64_t t) {
+        combine(runtime.kernels, works, count, t, columns, x + t * columns);
+    });
+}
+
+void feed_forward(Runtime& runtime, BankWork* works, int count, const float* normed,
+                  int64_t tokens, float* x, int64_t columns) {
+    gather(runtime, works, count, normed, tokens, columns);
     runtime.pool.foresight().forget();
     if (tokens == 1) foresee_lower(runtime.pool.foresight(), works[0]);
-    const auto items = split(works, count, runtime, kGroupsAtOnce, groups_of);
-    runtime.pool.run(static_cast<int64_t>(items.size()), [&](int64_t i, int64_t next) {
-        hide(runtime.kernels, *item_at(items, i), item_at(items, next));
-    });
-    if (tokens == 1) lower_one(runtime, works, count, columns, x);
-    else lower_all(runtime, works, count, tokens, columns, x);
+    const Due all = all_of(works, count);
+    hide_all(runtime, all);
+    if (tokens == 1) return lower_one(runtime, works, count, columns, x);
+    for (int w = 0; w < count; ++w) make_room(works[w]);
+    lower_all(runtime, all);
+    combine(runtime, works, count, tokens, x, columns);
 }
 
 }  // namespace expertly

@@ -60,11 +60,21 @@ struct BankWork {
     Choice choice;
     SortedRows rows;
     ActivationBuffer input, hidden;
-    Scratch results;  // [rows][tiles of down * 16]
+    Scratch results;
+    float* y = nullptr;  // [rows][tiles of down * 16]
 };
 
 // x[t] += for each work, in order: sum over slots of weight * expert(normed[t]); both [T][columns]
 void feed_forward(Runtime& runtime, BankWork* works, int count, const float* normed,
                   int64_t tokens, float* x, int64_t columns);
+
+// the same in three calls, for experts that are not all there at once: the rows sorted and put
+// into the forms that the matrices want; then `compute` of some experts at a time, until all that
+// have rows were given once; then the sums. To the bit what `feed_forward` gives.
+void gather(Runtime& runtime, BankWork* works, int count, const float* normed, int64_t tokens,
+            int64_t columns);
+void compute(Runtime& runtime, BankWork& work, const std::vector<int32_t>& experts);
+void combine(Runtime& runtime, BankWork* works, int count, int64_t tokens, float* x,
+             int64_t columns);
 
 }  // namespace expertly

@@ -26,6 +26,7 @@ void Step::foresee(const Matrix& w) {
 
 void Step::begin(Tokens tokens, const PagePool& pool, const Matrix& embedding) {
     tokens_ = std::move(tokens);
+    begun_ = nullptr;
     pool_ = &pool;
     last_angle_ = *std::max_element(tokens_.angle.begin(), tokens_.angle.end());
     const int64_t T = count();
@@ -154,14 +155,35 @@ BankWork& Step::work(int index, const Bank& bank, const int32_t* ids, const floa
     return works_[index];
 }
 
-void Step::feed_forward(const Layer& layer) {
+int Step::make_works(const Layer& layer) {
     zeros_.assign(static_cast<size_t>(count()), 0);
     share(layer);
     int works = 1;
     if (layer.router) work(0, layer.experts, ids_.data(), weights_.data(), layer.router->num_chosen);
     else work(0, layer.experts, zeros_.data(), shares_.data(), 1);
     if (layer.shared) work(works++, *layer.shared, zeros_.data(), shares_.data(), 1);
+    return works;
+}
+
+void Step::feed_forward(const Layer& layer) {
+    const int works = make_works(layer);
     expertly::feed_forward(runtime_, works_, works, normed_, count(), x_, columns_);
+}
+
+void Step::begin_experts(const Layer& layer) {
+    const int works = make_works(layer);
+    gather(runtime_, works_, works, normed_, count(), columns_);
+    if (layer.shared) compute(runtime_, works_[1], {0});
+    begun_ = &layer;
+}
+
+void Step::add_experts(const Layer&, const std::vector<int32_t>& experts) {
+    compute(runtime_, works_[0], experts);
+}
+
+void Step::end_experts(const Layer& layer) {
+    combine(runtime_, works_, layer.shared ? 2 : 1, count(), x_, columns_);
+    begun_ = nullptr;
 }
 
 void Step::logits(const Norm& norm, const Matrix& head, const float* bias,

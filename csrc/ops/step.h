@@ -34,6 +34,12 @@ public:
                 const float* sin);
     // x += feed-forward(what `attend` normed), by the choice as it is now
     void feed_forward(const Layer& layer);
+    // the same for a mixture whose experts come one after another: begin (which computes the
+    // shared expert), some experts at a time until each chosen one was given once, end
+    void begin_experts(const Layer& layer);
+    void add_experts(const Layer& layer, const std::vector<int32_t>& experts);
+    void end_experts(const Layer& layer);
+    bool has_begun(const Layer& layer) const { return begun_ == &layer; }
     // logits [rows][head's rows] of some tokens; `stride` floats a row
     void logits(const Norm& norm, const Matrix& head, const float* bias,
                 const std::vector<int32_t>& rows, float* out, int64_t stride);
@@ -57,6 +63,7 @@ private:
     void leave_attention(const Layer& layer);
     void choose(const Layer& layer);
     void share(const Layer& layer);
+    int make_works(const Layer& layer);
     BankWork& work(int index, const Bank& bank, const int32_t* ids, const float* weights,
                    int64_t num_chosen);
 
@@ -76,6 +83,7 @@ private:
     std::vector<float> weights_, shares_, probs_;
     ActivationBuffer activations_;
     BankWork works_[2];
+    const Layer* begun_ = nullptr;  // compared, never followed
     Scratch x_room_, normed_room_, qkv_room_, mixed_room_, out_room_, router_room_;
 };
 

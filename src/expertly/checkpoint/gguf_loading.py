@@ -27,7 +27,7 @@ from expertly.formats.dequantise import dequantise
 from expertly.formats.gguf import Gguf, GgufTensor
 from expertly.formats.gguf_reader import Reader, reader
 from expertly.model.allocate import Formats, allocate
-from expertly.model.weights import Floats, NativeWeights, Place, Shape, is_matrix, places
+from expertly.model.weights import Floats, NativeWeights, Place, Shape, is_matrix, is_stack, places
 
 # tensors like these say nothing new
 _HARMLESS = (*ROPE_TENSORS, "rope_freqs")
@@ -44,9 +44,12 @@ def open_gguf(path: Path) -> tuple[Gguf, ModelConfig]:
     return file, read_gguf_config(file.metadata, shapes, lambda name: _factors(file, name))
 
 
-def load_gguf(file: Gguf, config: ModelConfig, dtype: str, threads: int) -> NativeWeights:
+def load_gguf(
+    file: Gguf, config: ModelConfig, dtype: str, threads: int, *, has_experts: bool = True
+) -> NativeWeights:
     """Every parameter of `config`: "native" keeps the blocks that the file has, "int8" and "int4"
-    quantise all matrices but the routers, whose weights are float32 always.
+    quantise all matrices but the routers, whose weights are float32 always. Without the matrices
+    of routed experts where somebody else reads those.
 
     Raises CheckpointError for tensors that are missing, left over, or of another shape.
     """
@@ -54,7 +57,12 @@ def load_gguf(file: Gguf, config: ModelConfig, dtype: str, threads: int) -> Nati
     stored = list(gguf_tensors(config, arch))
     _check(file, stored)
     shapes = parameters(config)
-    wanted = [p for name, shape in shapes.items() if is_matrix(name) for p in places(name, shape)]
+    wanted = [
+        place
+        for name, shape in shapes.items()
+        if is_matrix(name) and (has_experts or not is_stack(name))
+        for place in places(name, shape)
+    ]
     weights = allocate(wanted, _formats(file, stored, dtype, wanted))
     with reader(file) as source:
         fill(_all_jobs(file, stored, shapes, weights, source), threads)
@@ -122,6 +130,8 @@ def _all_jobs(
                 continue
             first = part.first_row
             for place in places(part.parameter, shapes[part.parameter]):
+                if (place.parameter, place.expert) not in weights.matrices:
+                    continue
                 matrix = weights.matrix(place.parameter, place.expert)
                 read = _row_reader(source, tensor, part, first, matrix)
                 yield Job(matrix, read, tensor.block.num_bytes_of((1, place.columns)))

@@ -15,6 +15,7 @@ from expertly.checkpoint.locating import locate
 from expertly.checkpoint.native_loading import load_folder
 from expertly.checkpoint.packed_loading import load_packed
 from expertly.checkpoint.shards import Entry, Reader, read_json, reader
+from expertly.checkpoint.streamed_loading import load_streamed
 from expertly.config import Mixture, ModelConfig
 from expertly.errors import CheckpointError, InputError
 from expertly.families import coded_tensors, read_config, stored_tensors
@@ -36,18 +37,38 @@ NativeDtype = Literal["native", "int8", "int4"]
 
 @overload
 def load(
-    model: str | Path, dtype: TorchDtype, *, threads: int | None = None, kernels: str = ""
+    model: str | Path,
+    dtype: TorchDtype,
+    *,
+    memory: None = None,
+    threads: int | None = None,
+    kernels: str = "",
 ) -> Decoder: ...
 @overload
 def load(
-    model: str | Path, dtype: NativeDtype, *, threads: int | None = None, kernels: str = ""
+    model: str | Path,
+    dtype: NativeDtype,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    kernels: str = "",
 ) -> NativeDecoder: ...
 @overload
 def load(
-    model: str | Path, dtype: None = None, *, threads: int | None = None, kernels: str = ""
+    model: str | Path,
+    dtype: str | None = None,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    kernels: str = "",
 ) -> Decoder | NativeDecoder: ...
 def load(
-    model: str | Path, dtype: str | None = None, *, threads: int | None = None, kernels: str = ""
+    model: str | Path,
+    dtype: str | None = None,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    kernels: str = "",
 ) -> Decoder | NativeDecoder:
     """The model in a folder (packed or not), in a GGUF file or of a hub id, ready to run; with its
     tokenizer, if it has one.
@@ -57,6 +78,9 @@ def load(
     `threads` (all usable cores unless given) and the instruction set `kernels` (the best that the
     processor has unless given). A folder is loaded as float32, a GGUF file and a packed folder as
     "native", unless `dtype` says otherwise.
+
+    With `memory` ("8GB", bytes, or "auto": most of what is free) the whole process keeps to it:
+    experts that do not fit stay in the packed folder or GGUF file, and are read as they are chosen.
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
@@ -71,12 +95,19 @@ def load(
         raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {known}")
     threads = threads or usable_cores()
     if str(model).endswith(".gguf"):
+        if memory is not None:
+            _check_kept(model, dtype)
+            return load_streamed(Path(model), memory, threads, kernels)
         _check_dtype(model, dtype or "native", _NATIVE)
         file, config = open_gguf(Path(model))
         weights = load_gguf(file, config, dtype or "native", threads)
         tokenizer = tokenizer_of(file.metadata)
         return _native_decoder(config, weights, tokenizer, threads, kernels)
     folder = locate(model)
+    if memory is not None:
+        _check_packed(model, folder)
+        _check_kept(model, dtype)
+        return load_streamed(folder, memory, threads, kernels)
     if is_packed(folder):
         _check_dtype(model, dtype or "native", ("native",))
         return _native_decoder(*load_packed(folder, threads), threads, kernels)
@@ -90,6 +121,22 @@ def load(
     decoder = _torch_decoder(config, folder, _DTYPES[dtype or "float32"])
     decoder.tokenizer = tokenizer
     return decoder
+
+
+def _check_kept(model: str | Path, dtype: str | None) -> None:
+    if dtype not in (None, "native"):
+        raise InputError(
+            f"dtype {dtype} with a memory budget for {model}: experts are read as they are stored",
+            hint="pack it at the width that you want: expertly pack MODEL FOLDER --bits 4",
+        )
+
+
+def _check_packed(model: str | Path, folder: Path) -> None:
+    if not is_packed(folder):
+        raise InputError(
+            f"a memory budget for {model}, whose experts cannot be read one by one",
+            hint="pack it first: expertly pack MODEL FOLDER",
+        )
 
 
 def _check_dtype(model: str | Path, dtype: str, known: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,9 +13,10 @@ from expertly.cli.chat import Conversation, converse
 from expertly.cli.output import note
 from expertly.cli.prompting import find_prompt, split
 from expertly.cli.show import Show
+from expertly.cli.streaming import reported, traced
 from expertly.engine import Engine, Sampling
 from expertly.errors import InputError
-from expertly.model import Model
+from expertly.model import Model, NativeDecoder
 from expertly.text import Tokenizer
 
 
@@ -30,6 +32,8 @@ class Request:
     shows_experts: bool
     is_json: bool
     threads: int | None
+    memory: str | None
+    trace: Path | None
 
 
 def run(request: Request) -> None:
@@ -39,14 +43,32 @@ def run(request: Request) -> None:
         raise InputError("--system with --raw", hint="a system message needs a chat; drop one")
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    model = load(name, request.dtype, threads=request.threads)
+    model = _load(name, request)
     show = _show(model, request)
     text = find_prompt(prompt, is_bundled=name == "", needs_text=request.shows_experts)
-    with Engine(model, routings=request.shows_experts) as engine:
+    with (
+        reported(model),
+        traced(model, request.trace),
+        Engine(model, routings=request.shows_experts) as engine,
+    ):
         if text is None:
             _talk(engine, show, request)
         else:
             _write(engine, show, text, request)
+
+
+def _load(name: str, request: Request) -> Model:
+    if request.memory is None:
+        return load(name, request.dtype, threads=request.threads)
+    if request.dtype in ("float32", "bfloat16"):
+        raise InputError(
+            f"--memory with --dtype {request.dtype}, which torch computes",
+            hint="leave out one of them",
+        )
+    model = load(name, request.dtype, memory=request.memory, threads=request.threads)
+    if isinstance(model, NativeDecoder) and model.budget is not None:
+        note(model.budget)
+    return model
 
 
 def _show(model: Model, request: Request) -> Show:

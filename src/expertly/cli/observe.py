@@ -8,6 +8,7 @@ import typer
 
 from expertly.checkpoint import load
 from expertly.checkpoint.locating import bundled
+from expertly.cli.observe_trace import observe_trace
 from expertly.errors import InputError
 from expertly.observe import Report, observe
 from expertly.observe.texts import domains, read_texts
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="A folder or a hub id.", show_default="the bundled model"),
+        typer.Argument(
+            help="A folder or a hub id; or trace, then FILE is what `expertly run --trace` wrote.",
+            show_default="the bundled model",
+        ),
     ] = None,
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE", help="More files after --text.")
@@ -39,9 +43,17 @@ def command(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Lines a table.")] = 5,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each text.")] = 4096,
+    disk: Annotated[
+        str, typer.Option(metavar="SIZE", help="With trace: what the disk reads in a second.")
+    ] = "1GB",
+    ram: Annotated[
+        str, typer.Option(metavar="SIZE", help="With trace: what memory reads in a second.")
+    ] = "20GB",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure what the experts of a model do on texts."""
+    if model == "trace":
+        return observe_trace(more or [], disk, ram, as_json)
     files = domains([*(text or []), *(more or [])], named or [])
     if not files and model is not None:
         raise InputError("no text to observe", hint="give one with --text FILE")

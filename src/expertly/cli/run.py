@@ -1,5 +1,6 @@
 """`expertly run`: write text with a model, or chat with it."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -60,6 +61,22 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")
 ]
 
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What the whole process may take, as 8GB, or auto: experts that do not fit stay in "
+        "the packed folder or GGUF file and are read as they are chosen.",
+        show_default="all weights in memory",
+    ),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Write every routing decision to a Parquet file.", show_default="none"
+    ),
+]
+
 
 def command(
     model: Model = None,
@@ -78,6 +95,8 @@ def command(
     show_experts: ShowExperts = False,
     as_json: AsJson = False,
     threads: Threads = None,
+    memory: Memory = None,
+    trace: Trace = None,
 ) -> None:
     """Write text with a model or chat with it, its experts shown if asked."""
     # the engine brings torch, which the help does without
@@ -104,5 +123,7 @@ def command(
             shows_experts=show_experts,
             is_json=as_json,
             threads=threads,
+            memory=memory,
+            trace=trace,
         )
     )

@@ -2,6 +2,6 @@
 
 from expertly.machine.cores import usable_cores
 from expertly.machine.describing import Machine, describe
-from expertly.machine.memory import available_memory_bytes
+from expertly.machine.memory import available_memory_bytes, resident_bytes
 
-__all__ = ["Machine", "available_memory_bytes", "describe", "usable_cores"]
+__all__ = ["Machine", "available_memory_bytes", "describe", "resident_bytes", "usable_cores"]

@@ -16,6 +16,12 @@ def available_memory_bytes(root: Path = Path("/")) -> int:
     return max(0, min([_system_bytes(root), *left]))
 
 
+def resident_bytes(root: Path = Path("/")) -> int:
+    """What this process has in memory now, shared libraries included."""
+    words = read(root / "proc" / "self" / "statm").split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else 0
+
+
 def total_memory_bytes(root: Path = Path("/")) -> int:
     """All memory of the machine, or the smallest limit of the control groups."""
     limits = [limit for group in groups("memory", root) if (limit := _limit(group)) is not None]

@@ -4,6 +4,7 @@ A layer is two calls: up to the router's choice, then the experts. Tokens are ro
 left out before the first of them.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,11 +21,14 @@ from expertly.model.angles import long_context, tables_of
 from expertly.model.decoder import Output, check_ids, check_length
 from expertly.model.paged import PagedCache, pages_of
 from expertly.model.weights import Floats, NativeWeights
+from expertly.store import ExpertStore
 
 if TYPE_CHECKING:
     from expertly.text import Tokenizer
 
 Numbers = NDArray[np.int32]
+# the arrays are views that change with the next layer
+Watch = Callable[[int, NDArray[np.int64], Numbers, Floats], None]
 
 # config's names of the rules that the kernels know, and theirs
 _RULES = {"top_k": "softmax", "sparsemixer": "sparsemixer"}
@@ -62,7 +66,24 @@ class NativeDecoder:
         self._embedding = weights.matrix("embed_VD")
         self._head = self._embedding if config.is_tied else weights.matrix("head_VD")
         self._head_bias = weights.vector("b_head_V")
+        # where experts come from that are not all in memory
+        self.store: ExpertStore | None = None
+        # what a memory budget means for this model, in words
+        self.budget: str | None = None
+        # told what each mixture layer chooses: layer, position_T, ids_TK, weight_TK
+        self.watch: Watch | None = None
         self.dense_bytes, self.expert_bytes = _bytes(config, weights, self._head)
+
+    def place_expert(
+        self,
+        layer: int,
+        expert: int,
+        gate: _native.Matrix,
+        up: _native.Matrix,
+        down: _native.Matrix,
+    ) -> None:
+        """An expert's weights are elsewhere now."""
+        self._layers[layer].place(expert, gate, up, down)
 
     def new_cache(self, batch_size: int = 1) -> PagedCache:
         return PagedCache(self.config, batch_size)
@@ -92,7 +113,7 @@ class NativeDecoder:
         rank_BS = is_token_BS.cumsum(1) - 1
         position_T = before_B[row_T] + rank_BS[row_T, column_T]
         self._begin(ids_BS.numpy()[row_T, column_T], row_T, position_T, cache)
-        found = self._run_layers(cache, is_token_BS if routings else None)
+        found = self._run_layers(cache, position_T, is_token_BS if routings else None)
         return Output(self._logits(is_token_BS, logits), found)
 
     def _begin(
@@ -127,7 +148,10 @@ class NativeDecoder:
                     _native.turn_keys(cache.pool, index, pages[: pages_of(length)], *turning)
 
     def _run_layers(
-        self, cache: PagedCache, is_token_BS: NDArray[np.bool_] | None
+        self,
+        cache: PagedCache,
+        position_T: NDArray[np.int64],
+        is_token_BS: NDArray[np.bool_] | None,
     ) -> tuple[Routing, ...] | None:
         found = []
         step, pool = self._step, cache.pool
@@ -137,8 +161,21 @@ class NativeDecoder:
             rule = self.config.layers[index].feed_forward
             if is_token_BS is not None and isinstance(rule, Mixture):
                 found.append(_routing(step.choice(layer), rule, is_token_BS))
-            step.feed_forward(layer)
+            if self.watch is not None and isinstance(rule, Mixture):
+                self.watch(index, position_T, *step.choice(layer)[:2])
+            if self.store is not None and isinstance(rule, Mixture):
+                self._run_stored(self.store, index, layer)
+            else:
+                step.feed_forward(layer)
         return None if is_token_BS is None else tuple(found)
+
+    def _run_stored(self, store: ExpertStore, index: int, layer: _native.Layer) -> None:
+        """The chosen experts as the store has them; sums run in slot order whoever comes first."""
+        chosen = np.unique(self._step.choice(layer)[0]).tolist()
+        self._step.begin_experts(layer)
+        for group in store.get(index, chosen):
+            self._step.add_experts(layer, group)
+        self._step.end_experts(layer)
 
     def _logits(self, is_token_BS: NDArray[np.bool_], which: Literal["all", "last"]) -> Tensor:
         B, S = is_token_BS.shape

@@ -1,0 +1,81 @@
+"""What `expertly run` says and writes about experts: budget, report, trace."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expertly.cli.output import note
+from expertly.config import Mixture
+from expertly.errors import InputError
+from expertly.model import Model, NativeDecoder
+from expertly.store import Streamed
+from expertly.store.report import report
+from expertly.store.trace import About, TraceWriter
+
+
+@contextmanager
+def reported(model: Model) -> Iterator[None]:
+    """Say at the end what the store did, if there is one."""
+    store = model.store if isinstance(model, NativeDecoder) else None
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        if isinstance(store, Streamed):
+            seconds = time.perf_counter() - begin
+            note(str(report(store.tally, store.slots.count, seconds)))
+            store.close()
+
+
+@contextmanager
+def traced(model: Model, path: Path | None) -> Iterator[None]:
+    """Write every routing decision to a file, if there is to be one."""
+    if path is None:
+        yield
+        return
+    if not isinstance(model, NativeDecoder) or not model.config.mixture_layers:
+        raise InputError(
+            "only mixtures on the native kernels are traced",
+            hint="use --dtype native, or no --trace",
+        )
+    with TraceWriter(path, about(model)) as writer:
+        model.watch = _Watch(writer)
+        try:
+            yield
+        finally:
+            model.watch = None
+
+
+class _Watch:
+    def __init__(self, writer: TraceWriter) -> None:
+        self._writer = writer
+        self._step = -1
+        self._layer = -1
+
+    def __call__(
+        self,
+        layer: int,
+        position_T: NDArray[np.integer[Any]],
+        ids_TK: NDArray[np.int32],
+        weight_TK: NDArray[np.float32],
+    ) -> None:
+        # a pass goes through the layers in order
+        self._step += layer <= self._layer or self._step < 0
+        self._layer = layer
+        self._writer.add(self._step, layer, position_T, ids_TK, weight_TK)
+
+
+def about(model: NativeDecoder) -> About:
+    rules = [layer.feed_forward for layer in model.config.layers]
+    sizes = iter(model.expert_bytes)
+    return About(
+        num_experts=tuple(r.num_experts if isinstance(r, Mixture) else 0 for r in rules),
+        num_chosen=tuple(r.num_chosen if isinstance(r, Mixture) else 0 for r in rules),
+        expert_bytes=tuple(next(sizes) if isinstance(r, Mixture) else 0 for r in rules),
+        dense_bytes=model.dense_bytes,
+    )

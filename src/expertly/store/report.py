@@ -1,0 +1,50 @@
+"""What a store did, in numbers: beside it what the best possible would have done."""
+
+from dataclasses import dataclass
+
+from expertly.store.replay import belady
+from expertly.store.tally import Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReport:
+    """`regret`: how many more misses than the fewest possible (Belady, who may bypass), as a share
+    of those; over the first turns where there were very many."""
+
+    uses: int
+    hit_rate: float
+    best_hit_rate: float
+    regret: float
+    read_bytes: int
+    stall_share: float
+    foreseen: int
+    wasted: int
+
+    def __str__(self) -> str:
+        ahead = f", {self.foreseen:,} read ahead ({self.wasted:,} in vain)" * bool(
+            self.foreseen + self.wasted
+        )
+        return (
+            f"experts: {self.hit_rate:.1%} of {self.uses:,} uses found in memory (at best "
+            f"{self.best_hit_rate:.1%}; {self.regret:.0%} more misses than that){ahead}, "
+            f"{self.read_bytes / 1e6:,.1f} MB read, {self.stall_share:.0%} of the time waited"
+        )
+
+
+def report(tally: Tally, capacity: int, seconds: float) -> StoreReport:
+    """`seconds` in all; `capacity` in experts."""
+    uses = tally.hits + tally.misses
+    best = belady(tally.visits, capacity)
+    # of the turns that were remembered
+    seen = best.hits + best.misses
+    misses = tally.misses * seen / uses if uses else 0.0
+    return StoreReport(
+        uses=uses,
+        hit_rate=tally.hits / uses if uses else 0.0,
+        best_hit_rate=best.hit_rate,
+        regret=misses / best.misses - 1.0 if best.misses else 0.0,
+        read_bytes=tally.read_bytes,
+        stall_share=tally.stall_seconds / seconds if seconds > 0 else 0.0,
+        foreseen=tally.foreseen,
+        wasted=tally.wasted,
+    )

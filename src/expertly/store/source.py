@@ -1,0 +1,147 @@
+"""Experts out of files: a read that fails or comes short is tried again, wrong bytes are read once
+more, and what then is still wrong is one clear error."""
+
+import mmap
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from xxhash import xxh3_64_hexdigest
+
+from expertly.errors import CheckpointError
+from expertly.store.disk import PAGE, Disk
+from expertly.store.policies import Key
+
+# pauses before a failed read is tried again
+_PAUSES_SECONDS = (0.01, 0.1)
+_BROKEN = "check the disk (dmesg tells of failing ones), then copy the model again"
+
+
+class Source(Protocol):
+    """Where experts come from, each into one slot of the memory that it was given; any thread."""
+
+    disk: Disk
+
+    def read(self, key: Key, slot: int) -> None:
+        """Raises CheckpointError."""
+        ...
+
+    def read_bytes(self, key: Key) -> int:
+        """What reading it takes from the disk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`num_bytes` of a file, whole pages; `checksum` is the xxh3-64 of the first `used_bytes`."""
+
+    file: Path
+    offset: int
+    num_bytes: int
+    used_bytes: int
+    checksum: str
+
+
+class BlobSource:
+    """One extent an expert, in the layout that it will be used in: one read, straight into its
+    slot. `memory` begins at a page and is cut into slots of `slot_bytes`, whole pages."""
+
+    def __init__(
+        self, disk: Disk, extents: Mapping[Key, Extent], memory: memoryview, slot_bytes: int
+    ) -> None:
+        self.disk = disk
+        self._extents = extents
+        self._memory = memory
+        self._slot_bytes = slot_bytes
+
+    def read_bytes(self, key: Key) -> int:
+        return self._extents[key].num_bytes
+
+    def read(self, key: Key, slot: int) -> None:
+        extent = self._extents[key]
+        begin = slot * self._slot_bytes
+        target = self._memory[begin : begin + extent.num_bytes]
+        for is_last in (False, True):
+            read_whole(self.disk, extent.file, target, extent.offset)
+            found = xxh3_64_hexdigest(target[: extent.used_bytes])
+            if found == extent.checksum:
+                return
+            if is_last:
+                layer, expert = key
+                raise CheckpointError(
+                    f"{extent.file}: expert {expert} of layer {layer} is damaged: its checksum is "
+                    f"{found}, {extent.checksum} was packed",
+                    hint="copy the folder again, or pack the model again",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive bytes of a file, wherever they begin."""
+
+    file: Path
+    offset: int
+    num_bytes: int
+
+
+class SliceSource:
+    """Some slices an expert, which `put(key, slot, index, bytes)` brings into the slot as the
+    kernels want them; from whole pages that are read into room of each thread's own."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        slices: Mapping[Key, tuple[Slice, ...]],
+        put: Callable[[Key, int, int, memoryview], None],
+    ) -> None:
+        self.disk = disk
+        self._slices = slices
+        self._put = put
+        self._rooms = threading.local()
+
+    def read_bytes(self, key: Key) -> int:
+        return sum(end - begin for begin, end in map(_pages, self._slices[key]))
+
+    def read(self, key: Key, slot: int) -> None:
+        for index, own in enumerate(self._slices[key]):
+            begin, end = _pages(own)
+            room = self._room(end - begin)
+            first = own.offset - begin
+            # the file may end inside the last page
+            read_whole(self.disk, own.file, room, begin, first + own.num_bytes)
+            self._put(key, slot, index, room[first : first + own.num_bytes])
+
+    def _room(self, num_bytes: int) -> memoryview:
+        room: mmap.mmap | None = getattr(self._rooms, "room", None)
+        if room is None or len(room) < num_bytes:
+            # mapped memory begins at a page
+            room = self._rooms.room = mmap.mmap(-1, num_bytes)
+        return memoryview(room)[:num_bytes]
+
+
+def _pages(own: Slice) -> tuple[int, int]:
+    """Where the whole pages around a slice begin and end."""
+    end = own.offset + own.num_bytes
+    return own.offset // PAGE * PAGE, -(-end // PAGE) * PAGE
+
+
+def read_whole(
+    disk: Disk, file: Path, target: memoryview, offset: int, needed: int | None = None
+) -> None:
+    """Fill `target`, or its first `needed` bytes. Raises CheckpointError for what does not pass."""
+    needed = len(target) if needed is None else needed
+    what = "nothing was read"
+    for pause in (0.0, *_PAUSES_SECONDS):
+        time.sleep(pause)
+        try:
+            count = disk.read_at(file, target, offset)
+        except OSError as problem:
+            what = problem.strerror or str(problem)
+            continue
+        if count >= needed:
+            return
+        what = f"{count} bytes came of {needed}"
+    raise CheckpointError(f"{file}: reading at byte {offset} failed: {what}", hint=_BROKEN)

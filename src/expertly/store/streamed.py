@@ -1,0 +1,220 @@
+"""Experts that do not all fit into memory: an arena of slots, filled from files as they are asked
+for."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from typing import Protocol
+
+from expertly.errors import CheckpointError, ExpertlyError
+from expertly.store.policies import Key, Policy
+from expertly.store.readers import Done, Readers
+from expertly.store.slots import Slots
+from expertly.store.source import Source
+from expertly.store.tally import Tally
+
+# a disk that says nothing for so long is given up
+PATIENCE_SECONDS = 9.0
+
+
+class ExpertStore(Protocol):
+    """Where experts' weights live."""
+
+    tally: Tally
+
+    def get(self, layer: int, experts: Sequence[int]) -> Iterator[list[int]]:
+        """The experts in groups, each of them once, as they come: a group is in memory until the
+        next one is asked for. Raises CheckpointError for what cannot be read."""
+        ...
+
+    def prefetch(self, layer: int, experts: Sequence[int]) -> None:
+        """Read what is missing of these, where that displaces nothing that is needed sooner."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Streamed:
+    """An arena of `num_slots`, which the source fills. `place(layer, expert, slot)` is told where
+    an expert will lie before it is read there.
+
+    One thread asks; the readers only fill memory.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        num_slots: int,
+        policy: Policy,
+        place: Callable[[int, int, int], None],
+        *,
+        num_readers: int = 4,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._source = source
+        self.slots = Slots(num_slots)
+        self._policy = policy
+        self._place = place
+        self.patience_seconds = patience_seconds
+        self._num_readers = num_readers
+        self._readers: Readers[Key] = Readers(num_readers)
+        self._loading: set[Key] = set()
+        # read a second time, as what went wrong says nothing of the file
+        self._again: set[Key] = set()
+        # set while the books are being written: an interrupt then leaves them unfinished
+        self._is_unsure = False
+        self._ahead: set[Key] = set()
+        self.tally = Tally()
+
+    @property
+    def num_loading(self) -> int:
+        """Reads that are not taken in yet."""
+        return len(self._loading)
+
+    def holds(self, layer: int, experts: Sequence[int]) -> bool:
+        """Whether all of them are in memory now."""
+        keys = [(layer, expert) for expert in experts]
+        return all(key in self.slots and key not in self._loading for key in keys)
+
+    def get(self, layer: int, experts: Sequence[int]) -> Iterator[list[int]]:
+        left = dict.fromkeys((layer, expert) for expert in experts)
+        with self._books():
+            self._take_in(self._readers.done(), set())
+            self._count(layer, left)
+        while left:
+            with self._books():
+                ready = self._some_of(left)
+            yield [expert for _, expert in ready]
+            for key in ready:
+                del left[key]
+
+    def prefetch(self, layer: int, experts: Sequence[int]) -> None:
+        with self._books():
+            self._take_in(self._readers.done(), set())
+            wanted = {(layer, expert) for expert in experts}
+            for key in wanted:
+                if key not in self.slots and self._start(key, wanted):
+                    self._ahead.add(key)
+
+    def close(self) -> None:
+        """End the readers; what they read from stays open only for one that is stuck."""
+        if self._readers.close():
+            self._source.disk.close()
+
+    @contextmanager
+    def _books(self) -> Iterator[None]:
+        """Whatever but our own errors leaves in between, the next caller begins anew."""
+        if self._is_unsure:
+            self._begin_anew()
+        self._is_unsure = True
+        try:
+            yield
+        except ExpertlyError:
+            self._is_unsure = False
+            raise
+        self._is_unsure = False
+
+    def _begin_anew(self) -> None:
+        """An empty arena, after an interrupt while slots changed hands."""
+        if not self._readers.close(self.patience_seconds):
+            raise self._silent()
+        self._readers = Readers(self._num_readers)
+        self.slots = Slots(self.slots.count)
+        self._policy.forget()
+        for keys in (self._loading, self._ahead, self._again):
+            keys.clear()
+
+    def _some_of(self, left: dict[Key, None]) -> list[Key]:
+        """What is in memory of these, the reading of the others begun; at least one of them."""
+        self._take_in(self._readers.done(), left.keys())
+        while True:
+            self._start_missing(left)
+            ready = [key for key in left if key in self.slots and key not in self._loading]
+            if ready:
+                return ready
+            self._await(left.keys())
+
+    def _count(self, layer: int, wanted: dict[Key, None]) -> None:
+        experts = tuple(expert for _, expert in wanted)
+        self._policy.touch(layer, experts)
+        self.tally.visit(layer, experts)
+        hits = sum(key in self.slots for key in wanted)
+        self.tally.hits += hits
+        self.tally.misses += len(wanted) - hits
+        foreseen = self._ahead & wanted.keys()
+        self.tally.foreseen += len(foreseen)
+        self._ahead -= foreseen
+
+    def _start_missing(self, left: dict[Key, None]) -> None:
+        for key in left:
+            if key not in self.slots and not self._start(key, left.keys()):
+                return
+
+    def _start(self, key: Key, kept: AbstractSet[Key]) -> bool:
+        """Begin to read an expert into a slot; False if none can be had now."""
+        if not self.slots.num_free:
+            victim = self._policy.victim(key, self._loading | kept)
+            if victim is None:
+                return False
+            self._let_go(victim)
+        slot = self.slots.take(key)
+        self._policy.add(key)
+        self._loading.add(key)
+        self._place(*key, slot)
+        self._readers.submit(key, lambda: self._source.read(key, slot))
+        return True
+
+    def _let_go(self, key: Key) -> None:
+        self._policy.drop(key)
+        self.slots.release(key)
+        if key in self._ahead:
+            self._ahead.remove(key)
+            self.tally.wasted += 1
+
+    def _take_in(self, done: Sequence[Done[Key]], needed: AbstractSet[Key]) -> None:
+        """Raises for a needed expert that could not be read; others were only read ahead."""
+        failed = None
+        for key, error in done:
+            self._loading.remove(key)
+            self.tally.read_bytes += self._source.read_bytes(key)
+            if error is None:
+                self._again.discard(key)
+                continue
+            self._let_go(key)
+            if key in needed and self._is_final(key, error):
+                failed = _for_user(key, error)
+        if failed is not None:
+            raise failed
+
+    def _await(self, needed: AbstractSet[Key]) -> None:
+        """Wait until a read is done."""
+        begin = time.perf_counter()
+        done = self._readers.wait(self.patience_seconds)
+        self.tally.stall_seconds += time.perf_counter() - begin
+        if not done:
+            raise self._silent()
+        self._take_in(done, needed)
+
+    def _is_final(self, key: Key, error: BaseException) -> bool:
+        if isinstance(error, ExpertlyError) or key in self._again:
+            self._again.discard(key)
+            return True
+        self._again.add(key)
+        return False
+
+    def _silent(self) -> CheckpointError:
+        return CheckpointError(
+            f"the disk has not answered for {self.patience_seconds:.1f} s",
+            hint="check the disk, or copy the model to another one",
+        )
+
+
+def _for_user(key: Key, error: BaseException) -> ExpertlyError:
+    if isinstance(error, ExpertlyError):
+        return error
+    layer, expert = key
+    return CheckpointError(
+        f"expert {expert} of layer {layer} could not be read: {error!r}",
+        hint="run it again; if it happens again, check the disk",
+    )

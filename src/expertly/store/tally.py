@@ -1,0 +1,25 @@
+"""What a store did: hits, bytes, and how long its caller waited."""
+
+from dataclasses import dataclass, field
+
+from expertly.store.replay import Visit
+
+# turns that are remembered to be held against the best possible
+MOST_VISITS = 100_000
+
+
+@dataclass
+class Tally:
+    """Seconds are those of the caller; `visits` are the first of all turns."""
+
+    hits: int = 0
+    misses: int = 0
+    read_bytes: int = 0
+    foreseen: int = 0  # hits that were read ahead of their use
+    wasted: int = 0  # read ahead and let go unused
+    stall_seconds: float = 0.0
+    visits: list[Visit] = field(default_factory=list)
+
+    def visit(self, layer: int, experts: tuple[int, ...]) -> None:
+        if len(self.visits) < MOST_VISITS:
+            self.visits.append((layer, experts))
