@@ -1,0 +1,93 @@
+"""A claim as a folder: what is said, the arms that try it, and how they are judged."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from expertly.errors import RecipeError
+from expertly.train import Recipe
+from expertly.train.recipe import parse_recipe
+from expertly.train.tables import read_table, refuse_unknown
+
+ROOT = Path(__file__).parent
+Overrides = Mapping[str, Any]  # "table.key" to its value in a recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One measure of `evidence.measures`, and where it should be for the claim to hold: arm `arm`
+    against `against`, better by a factor of `by` or more (`less`: the smaller is the better)."""
+
+    measure: str
+    arm: str
+    against: str
+    by: float = 1.0
+    better: Literal["less", "more"] = "less"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    title: str
+    published: str
+    seeds: tuple[int, ...] = (1, 2, 3)
+    measures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    name: str
+    heading: Heading
+    recipe: str  # TOML text, which each arm changes
+    arms: Mapping[str, Overrides]
+    full: Overrides  # what a GPU's size changes beside
+    judged: tuple[Judged, ...]
+
+    def recipe_of(self, arm: str, seed: int, *, is_full: bool = False) -> Recipe:
+        """Raises RecipeError for what an arm sets that no recipe knows."""
+        changes = {**self.arms[arm], **(self.full if is_full else {}), "run.seed": seed}
+        tables = tomllib.loads(self.recipe)
+        for key, value in changes.items():
+            _put(tables, key, value)
+        text = tomli_w.dumps(tables)
+        return parse_recipe(text, name=f"{self.name}-{arm}-{seed}", folder=ROOT / self.name)
+
+
+def names() -> list[str]:
+    return sorted(path.parent.name for path in ROOT.glob("*/claim.toml"))
+
+
+def read_claim(name: str, root: Path = ROOT) -> Claim:
+    """The claim in folder `name`: claim.toml and recipe.toml.
+
+    Raises RecipeError for unknown keys, and arms that a verdict names and nobody describes.
+    """
+    path = root / name / "claim.toml"
+    tables = tomllib.loads(path.read_text("utf-8"))
+    refuse_unknown(tables, ["claim", "arms", "full", "judged"], str(path))
+    judged = tuple(read_table(Judged, table, "[[judged]]") for table in tables.get("judged", []))
+    arms = tables["arms"]
+    for verdict in judged:
+        refuse_unknown([verdict.arm, verdict.against], arms, "[[judged]]")
+    return Claim(
+        name=name,
+        heading=read_table(Heading, tables["claim"], "[claim]"),
+        recipe=(root / name / "recipe.toml").read_text("utf-8"),
+        arms=arms,
+        full=tables.get("full", {}),
+        judged=judged,
+    )
+
+
+def _put(tables: dict[str, Any], key: str, value: Any) -> None:
+    """`key` is "table.key"; the empty text takes a key away."""
+    table, _, name = key.partition(".")
+    if not name:
+        raise RecipeError(f"an arm sets {key!r}", hint='write "table.key" = value, in quotes')
+    if value == "":
+        tables.get(table, {}).pop(name, None)
+    else:
+        tables.setdefault(table, {})[name] = value
