@@ -32,7 +32,9 @@ def _make(name: str, runs: Path, is_full: bool) -> None:
     seconds = time.monotonic() - began
     finding = folder / FINDING
     said = finding.read_text("utf-8") if finding.is_file() else ""
-    (folder / "README.md").write_text(page(claim, outcomes, str(describe(_native.kernel_sets())), seconds, said), "utf-8")
+    (folder / "README.md").write_text(
+        page(claim, outcomes, str(describe(_native.kernel_sets())), seconds, said), "utf-8"
+    )
     plot(claim, outcomes, folder / f"{name}.svg")
     print(folder / "README.md")
 

@@ -26,7 +26,7 @@ class Outcome:
 
 
 def read_outcome(folder: Path) -> Outcome:
-    rows = tuple(json.loads(line) for line in (folder / "metrics.jsonl").open())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     config = read_config(json.loads((folder / "final" / "config.json").read_text()))
     return outcome_of(rows, config)
 
@@ -68,7 +68,9 @@ def dead_experts(outcome: Outcome) -> float:
 
 def warned_at(outcome: Outcome) -> float:
     """The first step at which the watch warned; infinity if it never did."""
-    return min((row["step"] for row in outcome.rows if row["kind"] == "warning"), default=float("inf"))
+    return min(
+        (row["step"] for row in outcome.rows if row["kind"] == "warning"), default=float("inf")
+    )
 
 
 def _late_readings(outcome: Outcome) -> list[Row]:

@@ -36,7 +36,11 @@ def test_every_claim_has_three_seeds_and_measures_that_exist(name: str) -> None:
 def test_an_arm_changes_what_it_names_and_nothing_else() -> None:
     claim = claims.read_claim("mixture")
     dense, mixture = (claim.recipe_of(arm, 1) for arm in ("dense", "mixture"))
-    assert (dense.data, dense.optimiser, dense.run) == (mixture.data, mixture.optimiser, mixture.run)
+    assert (dense.data, dense.optimiser, dense.run) == (
+        mixture.data,
+        mixture.optimiser,
+        mixture.run,
+    )
     assert "num_experts" not in dense.model and mixture.model["num_experts"] == 64
     assert dense.model["hidden_size"] == mixture.model["hidden_size"]
 
