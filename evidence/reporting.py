@@ -59,7 +59,7 @@ def _verdicts(claim: Claim, outcomes: Outcomes) -> list[str]:
 
 
 def plot(claim: Claim, outcomes: Outcomes, path: Path) -> None:
-    """Bits per byte against tokens, a line an arm: the mean over seeds, a band from least to most."""
+    """Bits per byte against tokens, a line an arm: mean over seeds, a band from least to most."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for arm, runs in outcomes.items():
