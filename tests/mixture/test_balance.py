@@ -118,15 +118,16 @@ def test_load_balance_is_its_formula_in_float64(case: tuple[Routing, Routing]) -
 
 
 def test_the_gradient_of_load_balance_reaches_probabilities_only() -> None:
-    routing = routing_of([[0], [1], [0]], 2, mask=[True, True, False])
+    routing = routing_of([[0], [0], [1], [1]], 2, mask=[True, True, True, False])
     leaves = {
         name: getattr(routing, name).clone().requires_grad_()
         for name in ("logits_TE", "probs_TE", "scores_TE", "weight_R")
     }
     balance.load_balance(routing._replace(**leaves)).backward()
     assert all(leaves[name].grad is None for name in ("logits_TE", "scores_TE", "weight_R"))
-    # E * f_i / T of the two tokens, nothing for padding
-    assert leaves["probs_TE"].grad.tolist() == [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
+    # E / T * (f_i - sum_j f_j p_j) of the three tokens, as p is divided by its sum; none for padding
+    ninth = pytest.approx([1 / 9, -1 / 9])
+    assert leaves["probs_TE"].grad.tolist() == [ninth, ninth, ninth, [0.0, 0.0]]
 
 
 def test_the_gradient_of_router_z_is_two_logsumexp_times_the_softmax() -> None:

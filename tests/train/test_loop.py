@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from balance_tables import balanced_by
 from rich.console import Console
 
 from expertly.checkpoint import load
@@ -128,7 +129,7 @@ def test_a_router_that_collapses_is_called_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Routers that send everything to experts 0 and 1 of 4: two of four are dead."""
-    recipe = make_recipe(("seed = 5", "seed = 5\nstatistics_every = 1\nbalance = 0"))
+    recipe = make_recipe(("seed = 5", "seed = 5\nstatistics_every = 1"), balanced_by(rule="none"))
     real = begin.initialise
 
     def collapsed(model: Any, seed: int, std: float) -> None:

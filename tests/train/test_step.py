@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from balance_tables import balanced_by
 from torch import Tensor
 
 from expertly.mixture import balance
@@ -40,7 +41,7 @@ def parameters(state: State) -> list[Tensor]:
 def test_a_step_is_adamw_on_the_mean_of_all_losses(
     make_recipe: Callable[..., Recipe], make_state: MakeState
 ) -> None:
-    recipe = make_recipe(("seed = 5", "seed = 5\nbalance = 0.5\nz = 0.25"))
+    recipe = make_recipe(balanced_by(weight=0.5, z=0.25))
     state, other = make_state(recipe), make_state(recipe)
     report = take_step(state, recipe, batches(recipe), torch.float32, read=False)
     # the same by hand: one batch of all sequences, the plain definitions, torch's clipping

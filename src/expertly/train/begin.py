@@ -16,6 +16,7 @@ from expertly.families import read_config
 from expertly.model import Decoder, initialise
 from expertly.text import Tokenizer
 from expertly.train import checkpoints
+from expertly.train.balancing import check_balance
 from expertly.train.files import write_whole, writing
 from expertly.train.pack import Packed, pack
 from expertly.train.recipe import Recipe
@@ -163,6 +164,7 @@ def _first_files(recipe: Recipe, domains: tuple[Domain, ...], folder: Path) -> T
 def _first_state(recipe: Recipe, tokenizer: Tokenizer) -> State:
     seed_all(recipe.run.seed)
     model = make_model(recipe, tokenizer)
+    check_balance(model.config, recipe.balance)
     return State(model=model, optimisers=make_optimisers(model, recipe.optimiser))
 
 
@@ -214,6 +216,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "data": data,
         "optimiser": asdict(recipe.optimiser),
         "run": run,
+        "balance": asdict(recipe.balance),
         "steps": recipe.steps,
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))

@@ -28,7 +28,15 @@ from expertly.train.state import (
 )
 
 _NAME = re.compile(r"step-(\d{8,})")
-_COUNTERS = ("step", "tokens", "skipped", "skipped_in_a_row", "seconds")
+_COUNTERS = (
+    "step",
+    "tokens",
+    "skipped",
+    "skipped_in_a_row",
+    "seconds",
+    "balance_weight",
+    "dead_steps",
+)
 
 
 def write_checkpoint(folder: Path, state: State, about: dict[str, Any]) -> Path:

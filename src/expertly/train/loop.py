@@ -168,6 +168,9 @@ def _record(run: _Run, report: Report) -> None:
         run.display.warn(
             f"step {state.step} is skipped: loss {report.loss}, gradient norm {report.grad_norm}"
         )
+    for layer, expert in report.revived:
+        run.metrics.write("revival", state.step, layer=layer, expert=expert)
+        run.display.note(f"step {state.step}: expert {expert} of layer {layer} begins anew")
     for reading in report.readings:
         run.metrics.write("router", **asdict(reading))
     run.history += report.readings

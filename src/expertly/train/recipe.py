@@ -120,7 +120,7 @@ class RunRecipe:
 
     `batch` sequences are computed at once, `accumulation` such batches make one step.
     `evaluation_bytes`: how much of each held-out text an evaluation on the way reads (the one at
-    the end reads all). `balance` and `z` are the coefficients of the routers' two losses.
+    the end reads all).
     """
 
     batch: int
@@ -135,8 +135,6 @@ class RunRecipe:
     statistics_every: int = 50
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     final_dtype: Literal["float32", "bfloat16"] = "float32"
-    balance: float = 0.01
-    z: float = 0.001
 
     def __post_init__(self) -> None:
         _require(
@@ -152,12 +150,68 @@ class RunRecipe:
             "evaluate_every",
             "checkpoint_every",
             "statistics_every",
-            "balance",
-            "z",
         ):
             value = getattr(self, name)
             _require(value >= 0, f"[run] {name} is {value}", "it must not be negative")
         _require(self.seed < 2**63, f"[run] seed is {self.seed}", "it must be below 2**63")
+
+
+LOSSES = ("switch", "global", "importance", "relu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceRecipe:
+    """What keeps experts in use. `rule`:
+
+    none; switch: a loss by the shares of each batch; global: by those of the whole step;
+    importance: by summed probabilities; all `weight` times (0.01), the mean over layers.
+    relu: for routers of rule relu, whose weight (1e-8 at first) finds itself.
+    bias, quantile: no loss; the routers' steering biases move once a step, by `rate` towards
+    experts with less load, or to where this step's tokens would have been shared out evenly.
+
+    Beside any of them `sequence` and `z` are coefficients of the loss by sequences and of the
+    routers' z loss, and experts that were dead in `revive_after` steps in a row begin anew as a
+    copy of their layer's busiest (0: never).
+    """
+
+    rule: Literal["none", "switch", "global", "importance", "relu", "bias", "quantile"] = "switch"
+    weight: float | None = None
+    rate: float | None = None
+    sequence: float = 0.0
+    z: float = 0.001
+    revive_after: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "rate", "sequence", "z", "revive_after"):
+            value = getattr(self, name)
+            _require(
+                value is None or value >= 0,
+                f"[balance] {name} is {value}",
+                "it must not be negative",
+            )
+        _require(
+            self.weight is None or self.rule in LOSSES,
+            f"[balance] weight is {self.weight}, and rule {self.rule!r} has no loss",
+            f"leave weight out, or choose one of {', '.join(LOSSES)}",
+        )
+        _require(
+            self.rate is None or self.rule == "bias",
+            f"[balance] rate is {self.rate}, and rule {self.rule!r} moves nothing by a rate",
+            'leave rate out, or choose rule = "bias"',
+        )
+
+    @property
+    def first_weight(self) -> float:
+        """Of the rule's loss at the first step."""
+        if self.rule not in LOSSES:
+            return 0.0
+        if self.weight is not None:
+            return self.weight
+        return 1e-8 if self.rule == "relu" else 0.01
+
+    @property
+    def bias_rate(self) -> float:
+        return 0.001 if self.rate is None else self.rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +226,7 @@ class Recipe:
     data: DataRecipe
     optimiser: OptimiserRecipe
     run: RunRecipe
+    balance: BalanceRecipe = BalanceRecipe()
 
     @property
     def tokens_per_step(self) -> int:
@@ -216,7 +271,7 @@ def parse_recipe(text: str, *, name: str, folder: Path) -> Recipe:
         "optimiser": OptimiserRecipe,
         "run": RunRecipe,
     }
-    refuse_unknown(tables, ["model", *kinds], f"the recipe {name}")
+    refuse_unknown(tables, ["model", *kinds, "balance"], f"the recipe {name}")
     for table in ("model", *kinds):
         _require(
             table in tables,
@@ -226,6 +281,7 @@ def parse_recipe(text: str, *, name: str, folder: Path) -> Recipe:
     read: dict[str, Any] = {
         key: read_table(kind, tables[key], f"[{key}]") for key, kind in kinds.items()
     }
+    read["balance"] = read_table(BalanceRecipe, tables.get("balance", {}), "[balance]")
     _require(
         isinstance(tables["model"], dict) and "model_type" in tables["model"],
         "[model] lacks model_type",

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ class State:
     skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    balance_weight: float = 0.0  # of the rule's loss, where it finds itself; 0 at first
+    # for how many steps each expert has been dead, by mixture layer
+    dead_steps: list[list[int]] = field(default_factory=list)
 
 
 def make_optimisers(model: Decoder, recipe: OptimiserRecipe) -> tuple[torch.optim.Optimizer, ...]:
@@ -127,10 +130,17 @@ def seed_all(seed: int) -> None:
 def fingerprint(state: State) -> str:
     """One hash of all that decides what comes next: parameters, moments, generators, counters."""
     total = hashlib.blake2b(digest_size=32)
-    tensors = {**dict(state.model.named_parameters()), **optimiser_tensors(state)}
+    tensors = {**state.model.state_dict(), **optimiser_tensors(state)}
     for name in sorted(tensors):
         total.update(name.encode())
         total.update(tensors[name].detach().contiguous().view(-1).view(torch.uint8).numpy().data)
-    counters = (state.step, state.tokens, state.skipped, state.skipped_in_a_row)
+    counters = (
+        state.step,
+        state.tokens,
+        state.skipped,
+        state.skipped_in_a_row,
+        state.balance_weight,
+        state.dead_steps,
+    )
     total.update(repr((counters, random_states())).encode())
     return total.hexdigest()

@@ -1,15 +1,26 @@
 """One optimiser step: batches in, parameters changed, numbers about it out."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from expertly.mixture import Routing, balance, measures
+from expertly.mixture import MixtureLayer, Routing, measures
+from expertly.model import Output
+from expertly.train.balancing import (
+    beside_loss,
+    mixtures,
+    move_biases,
+    next_weight,
+    rows_ahead,
+    rule_loss,
+)
+from expertly.train.loads import Load
 from expertly.train.loss import cross_entropy
 from expertly.train.recipe import Recipe
+from expertly.train.reviving import revive
 from expertly.train.schedule import learning_rate
 from expertly.train.state import State
 from expertly.train.watch import Reading
@@ -28,14 +39,7 @@ class Report:
     grad_norm: float = 0.0
     is_skipped: bool = False
     readings: list[Reading] = field(default_factory=list)
-
-
-@dataclass
-class _Load:
-    """One layer's load over a step's batches."""
-
-    counts_E: Tensor
-    token_entropy: float
+    revived: list[tuple[int, int]] = field(default_factory=list)  # layer, expert
 
 
 def take_step(
@@ -43,34 +47,60 @@ def take_step(
 ) -> Report:
     """Advances `state` by one step on `recipe.run.accumulation` batches of B x (S + 1) ids.
 
-    A loss or gradient that is not finite changes no parameter and no moment: the step is counted
+    A loss or gradient that is not finite changes no parameter, moment or bias: the step is counted
     as skipped. With `read`, the report has a reading a mixture layer, of all batches together.
     """
     report = Report(lr=learning_rate(state.step, recipe.steps, recipe.optimiser))
-    share = 1 / recipe.run.accumulation
-    loads: dict[int, _Load] = {}
+    batches = list(batches)
+    rows: list[Tensor] = []
+    if recipe.balance.rule == "global":
+        rows = rows_ahead(lambda ids_BS: _forward(state, ids_BS, dtype).routings or (), batches)
+    needs_loads = read or recipe.balance.rule in ("bias", "quantile", "relu")
+    loads: list[Load] = []
     for ids_BS in batches:
-        routings = _accumulate(state, recipe, ids_BS, dtype, report, share)
-        if read:
-            _add_loads(loads, state, routings, share)
+        routings = _accumulate(state, recipe, ids_BS, dtype, report, rows)
+        if needs_loads or recipe.balance.revive_after:
+            loads = Load.added(loads, routings)
         state.tokens += ids_BS.shape[0] * (ids_BS.shape[1] - 1)
+    gradients = [_router_gradient(layer) for layer in mixtures(state.model)] if read else []
     _update(state, recipe, report)
+    if not report.is_skipped:
+        move_biases(recipe.balance, state.model, loads)
+        state.balance_weight = next_weight(
+            recipe.balance, state.model.config, state.balance_weight, loads
+        )
+        if recipe.balance.revive_after:
+            report.revived = revive(state, loads, recipe.balance.revive_after)
     state.step += 1
-    report.readings = [_reading(state.step, layer, load) for layer, load in loads.items()]
+    if read:
+        layers = zip(state.model.config.mixture_layers, loads, gradients, strict=True)
+        report.readings = [_reading(state.step, *layer) for layer in layers]
     return report
 
 
-def _accumulate(
-    state: State, recipe: Recipe, ids_BS: Tensor, dtype: torch.dtype, report: Report, share: float
-) -> tuple[Routing, ...]:
+def _forward(state: State, ids_BS: Tensor, dtype: torch.dtype) -> Output:
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        output = state.model(ids_BS[:, :-1], routings=True)
-    routings: tuple[Routing, ...] = output.routings
+        output: Output = state.model(ids_BS[:, :-1], routings=True)
+    return output
+
+
+def _accumulate(
+    state: State,
+    recipe: Recipe,
+    ids_BS: Tensor,
+    dtype: torch.dtype,
+    report: Report,
+    rows: Sequence[Tensor],
+) -> tuple[Routing, ...]:
+    output = _forward(state, ids_BS, dtype)
+    routings = output.routings or ()
+    rule, share = recipe.balance, 1 / recipe.run.accumulation
     loss = cross_entropy(output.logits.flatten(0, 1), ids_BS[:, 1:].flatten())
-    balance_loss = _mean([balance.load_balance(routing) for routing in routings])
-    z_loss = _mean([balance.router_z(routing) for routing in routings])
-    run = recipe.run
-    total = (loss + run.balance * balance_loss + run.z * z_loss) * share
+    balance_loss = rule_loss(rule, state.model.config, routings, rows)
+    sequence_loss, z_loss = beside_loss(rule, routings)
+    beside = rule.sequence * sequence_loss + rule.z * z_loss
+    weight = state.balance_weight or rule.first_weight
+    total = (loss + weight * balance_loss + beside) * share
     total.backward()  # type: ignore[no-untyped-call]
     report.loss += float(loss.detach()) * share
     report.balance += float(balance_loss.detach()) * share
@@ -78,8 +108,12 @@ def _accumulate(
     return routings
 
 
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean() if values else torch.zeros(())
+def _router_gradient(layer: MixtureLayer) -> float | None:
+    """The norm of the gradient of the router's matrix, if there is one that is trained."""
+    weight = layer.router.w_ED
+    if weight is None or not weight.requires_grad:
+        return None
+    return 0.0 if weight.grad is None else float(weight.grad.norm())
 
 
 def _update(state: State, recipe: Recipe, report: Report) -> None:
@@ -99,18 +133,7 @@ def _update(state: State, recipe: Recipe, report: Report) -> None:
     state.model.zero_grad(set_to_none=True)
 
 
-@torch.no_grad()
-def _add_loads(
-    loads: dict[int, _Load], state: State, routings: tuple[Routing, ...], share: float
-) -> None:
-    for layer, routing in zip(state.model.config.mixture_layers, routings, strict=True):
-        counts_E = measures.counts(routing)
-        load = loads.setdefault(layer, _Load(torch.zeros_like(counts_E), 0.0))
-        load.counts_E += counts_E
-        load.token_entropy += measures.token_entropy(routing) * share
-
-
-def _reading(step: int, layer: int, load: _Load) -> Reading:
+def _reading(step: int, layer: int, load: Load, router_gradient: float | None) -> Reading:
     busiest = load.counts_E.topk(min(_BUSIEST, len(load.counts_E))).indices
     return Reading(
         step=step,
@@ -121,4 +144,5 @@ def _reading(step: int, layer: int, load: _Load) -> Reading:
         token_entropy=load.token_entropy,
         dead=tuple(measures.dead_experts(load.counts_E)),
         busiest=tuple(busiest.tolist()),
+        router_gradient=router_gradient,
     )
