@@ -27,7 +27,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_model_is_exported_as_llama_cpp_weighs_its_experts(path: Path) -> None:
     rules = [layer.feed_forward for layer in open_gguf(path)[1].layers]
     assert all(isinstance(rule, Mixture) and rule.router.norm_p is None for rule in rules)
-    assert json.loads((bundled() / "config.json").read_text())["norm_topk_prob"] is True
+    assert json.loads((bundled() / "config.json").read_text())["norm_topk_prob"] is False
 
 
 def test_a_family_that_files_do_not_have_is_refused(tmp_path: Path) -> None:
