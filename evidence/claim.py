@@ -14,7 +14,7 @@ from expertly.train.recipe import parse_recipe
 from expertly.train.tables import read_table, refuse_unknown
 
 ROOT = Path(__file__).parent
-Overrides = Mapping[str, Any]  # "table.key" to its value in a recipe
+Overrides = Mapping[str, Any]  # "table.key", or deeper, to its value in a recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +83,13 @@ def read_claim(name: str, root: Path = ROOT) -> Claim:
 
 
 def _put(tables: dict[str, Any], key: str, value: Any) -> None:
-    """`key` is "table.key"; the empty text takes a key away."""
-    table, _, name = key.partition(".")
-    if not name:
+    """`key` is "table.key", or deeper; the empty text takes a key away."""
+    *path, name = key.split(".")
+    if not path:
         raise RecipeError(f"an arm sets {key!r}", hint='write "table.key" = value, in quotes')
+    for table in path:
+        tables = tables.setdefault(table, {})
     if value == "":
-        tables.get(table, {}).pop(name, None)
+        tables.pop(name, None)
     else:
-        tables.setdefault(table, {})[name] = value
+        tables[name] = value
