@@ -125,7 +125,7 @@ def test_the_gradient_of_load_balance_reaches_probabilities_only() -> None:
     }
     balance.load_balance(routing._replace(**leaves)).backward()
     assert all(leaves[name].grad is None for name in ("logits_TE", "scores_TE", "weight_R"))
-    # E / T * (f_i - sum_j f_j p_j) of the three tokens, as p is divided by its sum; none for padding
+    # E / T * (f_i - sum_j f_j p_j) of the three tokens, p divided by its sum
     ninth = pytest.approx([1 / 9, -1 / 9])
     assert leaves["probs_TE"].grad.tolist() == [ninth, ninth, ninth, [0.0, 0.0]]
 

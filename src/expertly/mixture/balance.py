@@ -23,8 +23,8 @@ def load_balance(routing: Routing, rows_E: Tensor | None = None) -> Tensor:
     if rows_E is None:
         is_token_R = routing.mask_T[routing.token_R]
         rows_E = torch.bincount(row_experts(routing)[is_token_R], minlength=num_experts)
-    share_E = rows_E / rows_E.sum().clamp(min=1)
     mask_T = routing.mask_T.to(routing.probs_TE.dtype)
+    share_E = rows_E.to(mask_T.dtype) / rows_E.sum().clamp(min=1)
     mean_prob_E = mask_T @ _normalised(routing.probs_TE) / mask_T.sum().clamp(min=1)
     return num_experts * (share_E * mean_prob_E).sum()
 
@@ -37,8 +37,8 @@ def sequence_balance(routing: Routing) -> Tensor:
     is_token_R = routing.mask_T[routing.token_R]
     place_R = sequence_T[routing.token_R] * num_experts + row_experts(routing)
     rows_SE = torch.bincount(place_R[is_token_R], minlength=size * num_experts)
-    rows_SE = rows_SE.view(size, num_experts)
     mask_T = routing.mask_T.to(probs_TE.dtype)
+    rows_SE = rows_SE.view(size, num_experts).to(mask_T.dtype)
     tokens_S = mask_T.new_zeros(size).index_add(0, sequence_T, mask_T)
     sum_SE = probs_TE.new_zeros(size, num_experts)
     sum_SE = sum_SE.index_add(0, sequence_T, probs_TE * mask_T[:, None])
