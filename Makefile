@@ -1,7 +1,7 @@
 PY ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test check bench mutants sanitize fuzz
+.PHONY: setup run test check bench mutants sanitize fuzz harden
 .DEFAULT_GOAL := setup
 
 # rebuilt when what it is made from changes; pins live in constraints.txt
@@ -36,6 +36,12 @@ mutants: setup
 sanitize: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check nanobind==3.1.0
 	$(BIN)/python tools/sanitize.py
+
+# what a trainer must survive, at full size: 100 killed runs, 50 resumed ones, a kill in every write
+# of a run, 1,000 flipped bits; about half an hour
+harden: setup
+	$(BIN)/pytest -n 2 -o addopts= -m "slow or not slow" -k "killed or kill_in or rest or flipped or full_disk" \
+		tests/train
 
 # both parsers of files, 10 million mutants or 30 minutes each, steered by coverage
 fuzz: setup

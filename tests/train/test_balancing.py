@@ -13,7 +13,9 @@ from balance_tables import balanced_by
 from rich.console import Console
 from torch import Tensor
 
+from expertly.config import ModelConfig
 from expertly.errors import RecipeError
+from expertly.families import read_config
 from expertly.mixture import balance, measures
 from expertly.train import begin
 from expertly.train.balancing import mixtures
@@ -28,7 +30,8 @@ from expertly.train.texts import open_domains
 from expertly.train.vocabulary import make_tokenizer
 
 MakeRecipe = Callable[..., Recipe]
-STEERED = router_rules.spelled("deepseek_v3")
+STEERED = router_rules.spelled("deepseek_v4")
+GROUPED = router_rules.spelled("deepseek_v3")
 RULES = {
     "none": {},
     "switch": {},
@@ -48,6 +51,10 @@ def state_of(recipe: Recipe, folder: Path) -> State:
     tokenizer = make_tokenizer(recipe, open_domains(("poem.txt",), (), 0.1, folder), folder)
     model = make_model(recipe, tokenizer)
     return State(model=model, optimisers=make_optimisers(model, recipe.optimiser))
+
+
+def make_config(recipe: Recipe) -> ModelConfig:
+    return read_config({**recipe.model, "vocab_size": 40})
 
 
 def batches(recipe: Recipe, seed: int = 0) -> list[Tensor]:
@@ -178,6 +185,14 @@ def test_a_rule_that_the_routers_cannot_follow_is_refused_before_anything_is_wri
     with pytest.raises(RecipeError, match=said):
         train(make_recipe(balanced_by(rule=rule)), tmp_path / "run", console=quiet)
     assert not (tmp_path / "run").exists()
+
+
+def test_quantiles_of_routers_with_groups_are_refused(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = with_model(make_recipe(balanced_by(rule="quantile")), GROUPED)
+    with pytest.raises(RecipeError, match="groups"):
+        begin.check_balance(make_config(recipe), recipe.balance)
 
 
 def load_of(*counts: int) -> Load:

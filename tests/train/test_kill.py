@@ -108,10 +108,10 @@ def test_three_runs_that_were_killed_end_like_the_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_twenty_runs_that_were_killed_end_like_the_one_that_was_not(
+def test_a_hundred_runs_that_were_killed_end_like_the_one_that_was_not(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    survive(make_recipe, tmp_path, kills=20, seed=1)
+    survive(make_recipe, tmp_path, kills=100, seed=1)
 
 
 @pytest.mark.slow

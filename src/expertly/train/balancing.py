@@ -23,6 +23,11 @@ def check_balance(config: ModelConfig, recipe: BalanceRecipe) -> None:
             f"[balance] rule {recipe.rule!r} moves a steering bias, which the routers lack",
             hint="set has_steering_bias in [model]'s router, or choose another rule",
         )
+    if recipe.rule == "quantile" and any(router.groups for router in routers):
+        raise RecipeError(
+            "[balance] rule 'quantile' and routers that choose among groups first",
+            hint="an expert outside of the chosen groups has no score to take a quantile of: bias",
+        )
     if recipe.rule == "relu" and not all(router.rule == "relu" for router in routers):
         raise RecipeError(
             f"[balance] rule 'relu' and routers of rule {routers[0].rule!r}",
