@@ -139,8 +139,14 @@ class Router:
     has_noise: bool = False  # z + N(0, 1) * softplus(W_noise x) (arXiv 1701.06538)
     min_pool: int | None = None  # a document's tokens share n ~ U{min_pool..E} experts (EMO)
     capacity: Capacity | None = None
+    min_rows: int = 0  # an expert takes so many rows at least, from tokens that want it most
 
     def __post_init__(self) -> None:
+        _require(self.min_rows >= 0, f"a least number of {self.min_rows} rows an expert")
+        _require(
+            self.min_rows == 0 or self.capacity is None,
+            "a least number of rows (min_rows) and a capacity contradict each other",
+        )
         _require(self.scale > 0, f"expert weights times {self.scale}: it must be positive")
         _require(0 <= self.input_jitter < 1, f"an input jitter of {self.input_jitter}")
         _require(self.jitter >= 0, f"a jitter of {self.jitter} is negative")
@@ -172,7 +178,7 @@ class Router:
         return num_chosen == 1 and self.norm_p is not None and self.score != "uniform"
 
     def _of_top_k(self) -> list[str]:
-        names = ("has_steering_bias", "groups", "has_noise", "min_pool", "capacity")
+        names = ("has_steering_bias", "groups", "has_noise", "min_pool", "capacity", "min_rows")
         return [name for name in names if getattr(self, name)]
 
 

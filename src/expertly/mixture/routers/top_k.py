@@ -4,6 +4,7 @@ from torch import Tensor
 
 from expertly.config import Router
 from expertly.mixture.capacity import fit
+from expertly.mixture.quota import fill
 from expertly.mixture.routers.pools import within_pools
 from expertly.mixture.routers.scores import score, weigh, within_groups
 from expertly.mixture.routing import Choice, Tokens
@@ -34,5 +35,7 @@ def top_k(
         ids_TK, kept_TK = fit(
             ids_TK, probs_TE, scores_TE, tokens.mask_T, router.capacity, num_experts
         )
+    if is_training and router.min_rows:
+        ids_TK = fill(ids_TK, probs_TE, tokens.mask_T, router.min_rows, num_experts)
     weight_TK = weigh(probs_TE.gather(-1, ids_TK), router)
     return Choice(ids_TK, weight_TK, logits_TE, probs_TE, scores_TE, kept_TK)
