@@ -42,16 +42,30 @@ class Claim:
     name: str
     heading: Heading
     recipe: str  # TOML text, which each arm changes
+    stages: Mapping[str, Overrides]  # runs that arms start from
     arms: Mapping[str, Overrides]
     full: Overrides  # what a GPU's size changes beside
     judged: tuple[Judged, ...]
 
-    def recipe_of(self, arm: str, seed: int, *, is_full: bool = False) -> Recipe:
-        """Raises RecipeError for what an arm sets that no recipe knows."""
-        changes = {**self.arms[arm], **(self.full if is_full else {}), "run.seed": seed}
+    def start_of(self, arm: str) -> Mapping[str, Any] | None:
+        """The `stage` that an arm starts from, and beside it how it is upcycled, if it is."""
+        return self.arms.get(arm, {}).get("start")
+
+    def recipe_of(
+        self, arm: str, seed: int, *, is_full: bool = False, start: Path | None = None
+    ) -> Recipe:
+        """Of an arm or a stage; `start`: the folder whose weights and tokenizer it begins with.
+
+        Raises RecipeError for what an arm sets that no recipe knows.
+        """
+        changes = {**(self.arms | self.stages)[arm], **(self.full if is_full else {})}
+        changes.pop("start", None)
         tables = tomllib.loads(self.recipe)
-        for key, value in changes.items():
+        for key, value in {**changes, "run.seed": seed}.items():
             _put(tables, key, value)
+        if start is not None:
+            tables["model"] = {"start": str(start.absolute())}
+            tables["tokenizer"] = {"path": str(start.absolute())}
         text = tomli_w.dumps(tables)
         return parse_recipe(text, name=f"{self.name}-{arm}-{seed}", folder=ROOT / self.name)
 
@@ -67,15 +81,19 @@ def read_claim(name: str, root: Path = ROOT) -> Claim:
     """
     path = root / name / "claim.toml"
     tables = tomllib.loads(path.read_text("utf-8"))
-    refuse_unknown(tables, ["claim", "arms", "full", "judged"], str(path))
+    refuse_unknown(tables, ["claim", "stages", "arms", "full", "judged"], str(path))
     judged = tuple(read_table(Judged, table, "[[judged]]") for table in tables.get("judged", []))
-    arms = tables["arms"]
+    stages, arms = tables.get("stages", {}), tables["arms"]
+    for arm in arms.values():
+        if "start" in arm:
+            refuse_unknown([arm["start"]["stage"]], stages, "[arms] start")
     for verdict in judged:
         refuse_unknown([verdict.arm, verdict.against], arms, "[[judged]]")
     return Claim(
         name=name,
         heading=read_table(Heading, tables["claim"], "[claim]"),
         recipe=(root / name / "recipe.toml").read_text("utf-8"),
+        stages=stages,
         arms=arms,
         full=tables.get("full", {}),
         judged=judged,

@@ -20,7 +20,7 @@ def test_there_are_claims() -> None:
 @pytest.mark.parametrize("is_full", [False, True])
 def test_every_arm_is_a_recipe(name: str, is_full: bool) -> None:
     claim = claims.read_claim(name)
-    for arm in claim.arms:
+    for arm in [*claim.arms, *claim.stages]:
         recipe = claim.recipe_of(arm, 7, is_full=is_full)
         assert recipe.run.seed == 7
 

@@ -22,6 +22,7 @@ def claim_of(*judged: Judged) -> Claim:
             title="A title", published="somewhere", measures=("bits_per_byte", "warned_at")
         ),
         recipe="",
+        stages={},
         arms={"ours": {}, "theirs": {}},
         full={},
         judged=judged,

@@ -56,3 +56,31 @@ def test_a_run_that_was_stopped_is_gone_on_with(root: Path, tmp_path: Path) -> N
     train(claim.recipe_of("mixture", 1, is_full=True), tmp_path / "cut" / folder.name, stop_after=1)
     again = run(claim, tmp_path / "cut", is_full=True, note=lambda text: None)
     assert again["mixture"][0].bits == whole["mixture"][0].bits
+
+
+def test_arms_begin_with_what_a_stage_ended_with(tmp_path: Path) -> None:
+    small = "".join(
+        f'"{key}" = {value}\n'
+        for key, value in {
+            "data.texts": '["packaged:drama"]',
+            "data.sequence": 16,
+            "run.steps": 20,
+            "run.batch": 2,
+            "run.evaluate_every": 10,
+            "run.evaluation_bytes": 200,
+        }.items()
+    )
+    shutil.copytree(claims.ROOT / "upcycling", tmp_path / "upcycling")
+    path = tmp_path / "upcycling" / "claim.toml"
+    text = path.read_text().split("[full]")[0].replace("seeds = [1, 2, 3]", "seeds = [4]")
+    path.write_text(text + "[full]\n" + small)
+    claim = claims.read_claim("upcycling", tmp_path)
+    outcomes = run(claim, tmp_path / "runs", is_full=True, note=lambda text: None)
+    assert {arm: len(found) for arm, found in outcomes.items()} == dict.fromkeys(claim.arms, 1)
+    # a copy of its feed-forwards says what the dense model said, until it is trained on
+    first = {arm: found[0].rows for arm, found in outcomes.items()}
+    losses = {
+        arm: next(r["loss"] for r in rows if r["kind"] == "step") for arm, rows in first.items()
+    }
+    assert losses["upcycled"] == pytest.approx(losses["continued"], abs=0.02)
+    assert losses["scratch"] > losses["continued"] + 0.2

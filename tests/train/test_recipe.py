@@ -114,3 +114,9 @@ def test_the_recipes_folder_is_kept_for_its_paths(tmp_path: Path, make_recipe: M
     source = make_recipe().source
     (tmp_path / "a.toml").write_text(source)
     assert read_recipe(tmp_path / "a.toml") == parse_recipe(source, name="a", folder=tmp_path)
+
+
+def test_a_start_is_a_model_by_itself(make_recipe: Callable[..., Recipe]) -> None:
+    model = 'model_type = "qwen2_moe"'
+    with pytest.raises(RecipeError, match="start = 'there' and other keys"):
+        make_recipe((model, f'start = "there"\n{model}'))

@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 import torch
 
+from expertly.checkpoint import load
+from expertly.config import ModelConfig
 from expertly.errors import OutputError, RecipeError
 from expertly.families import read_config
 from expertly.model import Decoder, initialise
@@ -133,7 +135,13 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
-    """The recipe's model with random weights; RecipeError if tokenizer or sequences do not fit."""
+    """The recipe's model with random weights, or those that it starts with; RecipeError if
+    tokenizer or sequences do not fit."""
+    if "start" in recipe.model:
+        model = load(recipe.folder / str(recipe.model["start"]), "float32")
+        assert isinstance(model, Decoder)
+        _check_fit(model.config, recipe, tokenizer)
+        return model.train()
     special = {
         "vocab_size": tokenizer.vocab_size,
         "bos_token_id": None,
@@ -141,6 +149,13 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
         "eos_token_id": min(tokenizer.eos_ids, default=None),
     }
     config = read_config({**special, **recipe.model})
+    _check_fit(config, recipe, tokenizer)
+    model = Decoder(config, dtype=torch.float32)
+    initialise(model, recipe.run.seed, std=float(recipe.model.get("initializer_range", 0.02)))
+    return model.train()
+
+
+def _check_fit(config: ModelConfig, recipe: Recipe, tokenizer: Tokenizer) -> None:
     if config.vocab_size < tokenizer.vocab_size:
         raise RecipeError(
             f"[model] vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.vocab_size}",
@@ -151,9 +166,6 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
             f"[data] sequence is {recipe.data.sequence}, the model's context {config.max_context}",
             hint="shorten it or raise [model] max_position_embeddings",
         )
-    model = Decoder(config, dtype=torch.float32)
-    initialise(model, recipe.run.seed, std=float(recipe.model.get("initializer_range", 0.02)))
-    return model.train()
 
 
 def _first_files(recipe: Recipe, domains: tuple[Domain, ...], folder: Path) -> Tokenizer:

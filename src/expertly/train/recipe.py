@@ -216,7 +216,8 @@ class BalanceRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`model` is a config.json in the spelling of its family; vocab_size may be absent."""
+    """`model` is a config.json in the spelling of its family, in which vocab_size may be absent;
+    or it is `start` alone: a folder whose config and weights the run begins with."""
 
     name: str
     folder: Path
@@ -282,9 +283,18 @@ def parse_recipe(text: str, *, name: str, folder: Path) -> Recipe:
         key: read_table(kind, tables[key], f"[{key}]") for key, kind in kinds.items()
     }
     read["balance"] = read_table(BalanceRecipe, tables.get("balance", {}), "[balance]")
-    _require(
-        isinstance(tables["model"], dict) and "model_type" in tables["model"],
-        "[model] lacks model_type",
-        'name the family: model_type = "qwen2_moe"',
-    )
+    _check_model(tables["model"])
     return Recipe(name=name, folder=folder, source=text, model=tables["model"], **read)
+
+
+def _check_model(model: Any) -> None:
+    _require(
+        isinstance(model, dict) and ("model_type" in model or "start" in model),
+        "[model] lacks model_type",
+        'name the family: model_type = "qwen2_moe"; or a folder to begin with: start = "..."',
+    )
+    _require(
+        "start" not in model or len(model) == 1,
+        f"[model] has start = {model.get('start')!r} and other keys",
+        "the model that a run starts with has a config of its own: leave the others out",
+    )
