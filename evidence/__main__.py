@@ -1,14 +1,17 @@
 """`python -m evidence [CLAIM ...] [--full]`: runs claims and writes each one's page and plot."""
 
 import argparse
+import json
 import time
 from pathlib import Path
 
 from evidence.claim import ROOT, names, read_claim
-from evidence.reporting import FINDING, page, plot
+from evidence.reporting import FINDING, index, page, plot, result
 from evidence.running import run
 from expertly import _native
 from expertly.machine import describe
+
+RESULT = "result.json"
 
 
 def main() -> None:
@@ -22,10 +25,11 @@ def main() -> None:
         parser.error(f"no claim {unknown[0]!r}; there are {', '.join(names())}")
     for name in options.claims or names():
         _make(name, options.runs, options.full)
+        _write_index()
 
 
 def _make(name: str, runs: Path, is_full: bool) -> None:
-    claim, folder = read_claim(name), ROOT / name
+    claim, folder = read_claim(name, ROOT), ROOT / name
     size = "full" if is_full else "small"
     began = time.monotonic()
     outcomes = run(claim, runs / size / name, is_full=is_full)
@@ -36,7 +40,15 @@ def _make(name: str, runs: Path, is_full: bool) -> None:
         page(claim, outcomes, str(describe(_native.kernel_sets())), seconds, said), "utf-8"
     )
     plot(claim, outcomes, folder / f"{name}.svg")
+    text = json.dumps(result(claim, outcomes), indent=1)
+    (folder / RESULT).write_text(text + "\n", "utf-8")
     print(folder / "README.md")
+
+
+def _write_index() -> None:
+    files = {path.parent.name: path for path in ROOT.glob(f"*/{RESULT}")}
+    results = {name: json.loads(path.read_text("utf-8")) for name, path in files.items()}
+    (ROOT / "README.md").write_text(index(results), "utf-8")
 
 
 if __name__ == "__main__":

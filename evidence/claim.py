@@ -70,8 +70,8 @@ class Claim:
         return parse_recipe(text, name=f"{self.name}-{arm}-{seed}", folder=ROOT / self.name)
 
 
-def names() -> list[str]:
-    return sorted(path.parent.name for path in ROOT.glob("*/claim.toml"))
+def names(root: Path = ROOT) -> list[str]:
+    return sorted(path.parent.name for path in root.glob("*/claim.toml"))
 
 
 def read_claim(name: str, root: Path = ROOT) -> Claim:

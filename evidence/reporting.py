@@ -1,7 +1,10 @@
 """A claim's page: what is said, a table with its spread, a verdict a line, and a plot."""
 
 import statistics
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -23,6 +26,41 @@ def page(claim: Claim, outcomes: Outcomes, machine: str, seconds: float, finding
         f"Seeds {seeds}; mean (least to most). Made by `python -m evidence {claim.name}` in "
         f"{seconds / 60:.0f} minutes on {machine}."
     )
+    return "\n".join(lines) + "\n"
+
+
+def result(claim: Claim, outcomes: Outcomes) -> dict[str, Any]:
+    """What the table of all claims is made of."""
+    return {
+        "title": claim.heading.title,
+        "published": claim.heading.published,
+        "verdicts": [
+            {**asdict(found.judged), "ratio": asdict(found.ratio), "verdict": found.verdict}
+            for found in judge(claim, outcomes)
+        ],
+    }
+
+
+def index(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of all claims, by folder."""
+    lines = [
+        "# Evidence",
+        "",
+        "Claims of the field, tried on the package's own texts with three seeds each: one held if it",
+        "did with every seed, and is undecided where seeds disagree. `python -m evidence` runs all,",
+        "`python -m evidence NAME` one; `--full` is the size for a GPU. A further claim is a folder",
+        "with a `claim.toml` and a `recipe.toml`.",
+        "",
+        "| claim | tried | measured, times better | verdict |",
+        "|---|---|---|---|",
+    ]
+    for name, found in sorted(results.items()):
+        for v in found["verdicts"]:
+            measure = v["measure"].replace("_", " ")
+            tried = f"{measure}: {v['arm']} over {v['against']}, {v['by']:g}x"
+            times = "{mean:.2f} ({least:.2f} to {most:.2f})".format(**v["ratio"])
+            link = f"[{found['title']}]({name}/README.md)"
+            lines.append(f"| {link} | {tried} | {times} | {v['verdict']} |")
     return "\n".join(lines) + "\n"
 
 

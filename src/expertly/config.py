@@ -199,7 +199,7 @@ class HeadExperts:
         )
         router = self.router
         _require(router.rule == "top_k", f"experts of heads chosen by {router.rule}, not top_k")
-        for name in ("groups", "min_pool", "capacity"):
+        for name in ("groups", "min_pool", "capacity", "min_rows"):
             _require(not getattr(router, name), f"{name} is not for experts of heads")
 
     @property

@@ -1,5 +1,6 @@
 """A verdict says no more than every seed does."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from evidence.claim import Claim, Heading, Judged
 from evidence.judging import judge, spread, verdict_of
 from evidence.measures import Outcome
-from evidence.reporting import page, plot
+from evidence.reporting import index, page, plot, result
 
 
 def run(bits: float, *, flops: float = 1.0, warned: int | None = None) -> Outcome:
@@ -84,6 +85,16 @@ def test_the_page_says_every_arm_the_verdict_and_what_was_found() -> None:
     assert "| theirs | 3.000 (2.000 to 4.000) | never |" in text
     assert "than theirs | 3.00x (2.00x to 4.00x) | held |" in text
     assert "What was found." in text and "2 minutes on a machine" in text
+
+
+def test_the_table_of_all_claims_has_a_line_a_verdict() -> None:
+    outcomes = {"ours": [run(1.0)] * 3, "theirs": [run(3.0), run(2.0), run(4.0)]}
+    found = json.loads(json.dumps(result(claim_of(LESS), outcomes)))
+    (line,) = [row for row in index({"tried": found}).splitlines() if "A title" in row]
+    assert line == (
+        "| [A title](tried/README.md) | bits per byte: ours over theirs, 1.5x "
+        "| 3.00 (2.00 to 4.00) | held |"
+    )
 
 
 def test_the_same_numbers_make_the_same_plot(tmp_path: Path) -> None:

@@ -49,6 +49,31 @@ def test_a_claim_makes_its_page_and_runs_nothing_twice(
     assert run(claim, tmp_path / "runs", is_full=True, note=lambda text: None) == outcomes
 
 
+def test_the_command_writes_a_page_a_plot_a_result_and_the_table_of_all(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["evidence", "mixture", "--full", "--runs", str(tmp_path / "r")]
+    )
+    (root / "mixture" / "finding.md").write_text("What was found, by hand.\n")
+    command.main()
+    page = (root / "mixture" / "README.md").read_text()
+    assert capsys.readouterr().out.splitlines()[-1] == str(root / "mixture" / "README.md")
+    assert "What was found, by hand." in page
+    assert (root / "mixture" / "mixture.svg").read_text().lstrip().startswith("<?xml")
+    table = (root / "README.md").read_text()
+    assert table.count("mixture/README.md") == len(claims.read_claim("mixture", root).judged)
+
+
+def test_a_claim_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["evidence", "nothing"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "no claim 'nothing'; there are" in capsys.readouterr().err
+
+
 def test_a_run_that_was_stopped_is_gone_on_with(root: Path, tmp_path: Path) -> None:
     claim = claims.read_claim("mixture", root)
     whole = run(claim, tmp_path / "whole", is_full=True, note=lambda text: None)

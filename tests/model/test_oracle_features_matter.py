@@ -81,6 +81,7 @@ _NO_FAMILY_HAS = (
     "has_noise",
     "min_pool",
     "capacity",
+    "min_rows",
 )
 # what a test of this size cannot tell apart; each is held by a test of its own
 _ELSEWHERE = {

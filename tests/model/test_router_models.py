@@ -113,7 +113,7 @@ def test_native_kernels_take_what_they_compute_and_refuse_the_rest(name: str) ->
 def test_every_field_of_a_mixture_is_known_to_the_check_of_native_kernels() -> None:
     # those that the kernels compute, and those that only training heeds
     computed = {"rule", "norm_p", "jitter", "has_bias"}
-    of_training = {"input_jitter", "min_pool", "capacity"}
+    of_training = {"input_jitter", "min_pool", "capacity", "min_rows"}
     strange: dict[str, object] = {
         "score": "sigmoid",
         "scale": 2.0,
