@@ -47,6 +47,11 @@ def bits_per_byte(outcome: Outcome) -> float:
     return outcome.bits[-1]
 
 
+def seconds(outcome: Outcome) -> float:
+    """What the run took, evaluations and checkpoints too."""
+    return float([row for row in outcome.rows if row["kind"] == "step"][-1]["seconds"])
+
+
 def tokens_per_second(outcome: Outcome) -> float:
     last = [row for row in outcome.rows if row["kind"] == "step"][-1]
     return float(last["tokens"] / last["seconds"])

@@ -1,5 +1,6 @@
 """A claim's page: what is said, a table with its spread, a verdict a line, and a plot."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -35,7 +36,7 @@ def result(claim: Claim, outcomes: Outcomes) -> dict[str, Any]:
         "title": claim.heading.title,
         "published": claim.heading.published,
         "verdicts": [
-            {**asdict(found.judged), "ratio": asdict(found.ratio), "verdict": found.verdict}
+            {**asdict(found.judged), "ratio": _plain(found.ratio), "verdict": found.verdict}
             for found in judge(claim, outcomes)
         ],
     }
@@ -51,17 +52,27 @@ def index(results: Mapping[str, Mapping[str, Any]]) -> str:
         "all, `python -m evidence NAME` one; `--full` is the size for a GPU. A further claim is a",
         "folder with a `claim.toml` and a `recipe.toml`.",
         "",
-        "| claim | tried | measured, times better | verdict |",
+        "| claim | tried | measured | verdict |",
         "|---|---|---|---|",
     ]
     for name, found in sorted(results.items()):
         for v in found["verdicts"]:
             measure = v["measure"].replace("_", " ")
             tried = f"{measure}: {v['arm']} over {v['against']}, {v['by']:g}x"
-            times = "{mean:.2f} ({least:.2f} to {most:.2f})".format(**v["ratio"])
+            times = _times(*v["ratio"].values())
             link = f"[{found['title']}]({name}/README.md)"
             lines.append(f"| {link} | {tried} | {times} | {v['verdict']} |")
     return "\n".join(lines) + "\n"
+
+
+def _plain(ratio: Spread) -> dict[str, float | None]:
+    """JSON has no name for what is without bound."""
+    return {key: value if math.isfinite(value) else None for key, value in asdict(ratio).items()}
+
+
+def _times(mean: float | None, least: float | None, most: float | None) -> str:
+    said = ["∞" if x is None or math.isinf(x) else f"{x:.2f}x" for x in (mean, least, most)]
+    return f"{said[0]} ({said[1]} to {said[2]})"
 
 
 def _table(claim: Claim, outcomes: Outcomes) -> list[str]:
@@ -91,7 +102,7 @@ def _verdicts(claim: Claim, outcomes: Outcomes) -> list[str]:
     for found in judge(claim, outcomes):
         judged, ratio = found.judged, found.ratio
         said = f"{judged.measure.replace('_', ' ')}: {judged.arm} at least {judged.by:g}x better"
-        times = f"{ratio.mean:.2f}x ({ratio.least:.2f}x to {ratio.most:.2f}x)"
+        times = _times(ratio.mean, ratio.least, ratio.most)
         lines.append(f"| {said} than {judged.against} | {times} | {found.verdict} |")
     return lines
 

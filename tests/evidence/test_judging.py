@@ -93,8 +93,15 @@ def test_the_table_of_all_claims_has_a_line_a_verdict() -> None:
     (line,) = [row for row in index({"tried": found}).splitlines() if "A title" in row]
     assert line == (
         "| [A title](tried/README.md) | bits per byte: ours over theirs, 1.5x "
-        "| 3.00 (2.00 to 4.00) | held |"
+        "| 3.00x (2.00x to 4.00x) | held |"
     )
+
+
+def test_what_is_better_without_bound_says_so_and_stays_json() -> None:
+    outcomes = {"ours": [run(0.0)], "theirs": [run(1.0)]}
+    text = json.dumps(result(claim_of(LESS), outcomes), allow_nan=False)
+    assert "∞ (∞ to ∞)" in index({"tried": json.loads(text)})
+    assert "∞ (∞ to ∞)" in page(claim_of(LESS), outcomes, "a machine", 1.0, "")
 
 
 def test_the_same_numbers_make_the_same_plot(tmp_path: Path) -> None:
