@@ -1,18 +1,27 @@
-"""`python -m benchmarks [--dtype float32|bfloat16]`: a table, then one JSON line."""
+"""`python -m benchmarks [grouped|layer] [--dtype TYPE]`: a table, then one JSON line."""
 
 import argparse
 import json
 
 import torch
 
-from benchmarks import grouped
+from benchmarks import grouped, layer
 from benchmarks.harness import machine
+from expertly.machine import keep_freed_memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=grouped.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", choices=("grouped", "layer"), nargs="?", default="grouped")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    dtype = parser.parse_args().dtype
+    options = parser.parse_args()
+    # for all that is compared alike, as the trainer does
+    keep_freed_memory()
+    found = _layers() if options.what == "layer" else _grouped(options.dtype)
+    print(json.dumps({"machine": machine(), "dtype": options.dtype, "rows": found}))
+
+
+def _grouped(dtype: str) -> list[dict[str, object]]:
     found = []
     print(f"{'experts':>8}{'widths':>12}{'rows':>7} {'direction':10}{'loop ms':>9}{'torch ms':>10}"
           f"{'ratio':>7}  spread")  # fmt: skip
@@ -22,7 +31,22 @@ def main() -> None:
         print(f"{row['experts']:>8}{widths:>12}{row['rows']:>7} {row['direction']:10}"
               f"{row['loop_ms']:>9}{row['torch_ms']:>10}{row['ratio']:>7}  {row['spread']}",
               flush=True)  # fmt: skip
-    print(json.dumps({"machine": machine(), "dtype": dtype, "rows": found}))
+    return found
+
+
+def _layers() -> list[dict[str, object]]:
+    found = []
+    print("experts chosen size dtype: to dense (quartiles), milliseconds, kilobytes kept")
+    for row in layer.rows():
+        found.append(row)
+        print(row["experts"], row["chosen"], row["expert_size"], row["dtype"])
+        for name in row["milliseconds"]:  # type: ignore[attr-defined]
+            ratio, spread, ms, kept = (
+                row[key][name]  # type: ignore[index]
+                for key in ("to_dense", "spread", "milliseconds", "kept_kilobytes")
+            )
+            print(f"  {name:13}{ratio:>6}  {spread}  {ms:>7} ms  {kept:>7} kB", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -48,6 +48,13 @@ inline float float_of_bf16(uint16_t value) {
     return float_of_bits(static_cast<uint32_t>(value) << 16);
 }
 
+// to nearest, ties to even; a NaN stays one
+inline uint16_t bf16_of_float(float value) {
+    const uint32_t bits = bits_of_float(value);
+    const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    return static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded);
+}
+
 // 2^(exponent - 127) halved, the scale of a doubled mxfp4 table
 inline float half_of_exponent(uint8_t exponent) {
     if (exponent < 2) return float_of_bits(0x00200000u << exponent);

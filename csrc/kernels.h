@@ -8,6 +8,7 @@
 
 #include "activations.h"
 #include "attention_chunk.h"
+#include "gemm.h"
 #include "layout.h"
 
 namespace expertly {
@@ -53,9 +54,14 @@ struct Kernels {
     void (*scale_row)(const float* x, float centre, float by, const float* weight,
                       const float* bias, int64_t n, float* y);
     void (*silu_glu)(const float* gate, const float* up, const GluRule& rule, int64_t n, float* h);
+    // the gradients of silu_glu's inputs for one of its answer, and the answer
+    void (*silu_glu_back)(const float* gate, const float* up, const float* grad_h,
+                          const GluRule& rule, int64_t n, float* grad_gate, float* grad_up,
+                          float* h);
     void (*add_scaled)(const float* x, float by, int64_t n, float* y);  // y += by * x
     Probes probes;
     AttentionKernels attention;
+    Gemm gemm[static_cast<int>(Real::count)];  // by the type of factors
 };
 
 extern const Kernels kGenericKernels;

@@ -1,5 +1,7 @@
 #include "machine.h"
 
+#include <stdexcept>
+
 #ifdef EXPERTLY_ARM
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -34,6 +36,14 @@ std::vector<const Kernels*> offered_kernels() {
 #endif
     found.push_back(&kGenericKernels);
     return found;
+}
+
+const Kernels& kernels_of(const std::string& name) {
+    const auto offered = offered_kernels();
+    if (name.empty()) return *offered.front();
+    for (const Kernels* kernels : offered)
+        if (name == kernels->name) return *kernels;
+    throw std::invalid_argument("this processor has no kernels " + name);
 }
 
 }  // namespace expertly

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../half.h"
+
 #define I_INLINE inline __attribute__((always_inline))
 
 namespace expertly {
@@ -14,6 +16,8 @@ namespace {
 struct Avx2 {
     static constexpr int lanes = 8;
     static constexpr int max_rows = 4;
+    static constexpr int gemm_rows = 6;  // with two vectors each
+    static constexpr bool multiplies_bf16 = false;  // quicker than floats
     static constexpr int max_sums = 4;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = true;  // sums of products two at a time, in 16 bits
@@ -98,6 +102,34 @@ struct Avx2 {
                                              _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)), acc);
         return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, upper)),
                                _mm256_castsi256_ps(_mm256_and_si256(pair, upper)), first);
+    }
+
+    static I_INLINE void transpose(Floats (&v)[lanes]) {
+        Floats t[lanes];
+        for (int i = 0; i < lanes; i += 2) {
+            t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+            t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+        }
+        for (int i = 0; i < lanes; i += 4)
+            for (int j = 0; j < 2; ++j) {
+                const auto a = _mm256_castps_pd(t[i + j]), b = _mm256_castps_pd(t[i + j + 2]);
+                v[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                v[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+            }
+        for (int i = 0; i < 4; ++i) {
+            t[i] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+            t[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+        }
+        for (int i = 0; i < lanes; ++i) v[i] = t[i];
+    }
+    static I_INLINE void store_bf16(uint16_t* p, Floats a) {
+        float values[lanes];
+        _mm256_storeu_ps(values, a);
+        for (int i = 0; i < lanes; ++i) p[i] = bf16_of_float(values[i]);
+    }
+    static I_INLINE Floats load_bf16(const uint16_t* p) {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
     }
 
     static I_INLINE Floats zero_float() { return _mm256_setzero_ps(); }

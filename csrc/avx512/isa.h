@@ -14,6 +14,8 @@ namespace {
 struct Avx512 {
     static constexpr int lanes = 16;
     static constexpr int max_rows = 12;
+    static constexpr int gemm_rows = 12;  // with two vectors each
+    static constexpr bool multiplies_bf16 = true;  // quicker than floats
     static constexpr int max_sums = 12;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
     static constexpr bool has_pairs = false;
@@ -100,6 +102,39 @@ struct Avx512 {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, 0));
     }
     static I_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
+
+    static I_INLINE void transpose(Floats (&v)[lanes]) {
+        Floats t[lanes];
+        for (int i = 0; i < lanes; i += 2) {
+            t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+            t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+        }
+        for (int i = 0; i < lanes; i += 4)
+            for (int j = 0; j < 2; ++j) {
+                const auto a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
+                v[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                v[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        for (int i = 0; i < 4; ++i) {
+            t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
+            t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xDD);
+            t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
+            t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xDD);
+        }
+        for (int i = 0; i < 8; ++i) {
+            v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+            v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD);
+        }
+    }
+    // subnormal numbers become zeros
+    static I_INLINE void store_bf16(uint16_t* p, Floats a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
+    }
+    static I_INLINE Floats load_bf16(const uint16_t* p) {
+        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
 
     static I_INLINE Floats load_float(const void* p) { return _mm512_loadu_ps(p); }
     static I_INLINE Floats load_half(const void* p) {

@@ -14,5 +14,6 @@ void bind_rows(nanobind::module_& module);
 void bind_layer(nanobind::module_& module);
 void bind_step(nanobind::module_& module);
 void bind_experts(nanobind::module_& module);
+void bind_training(nanobind::module_& module);
 
 }  // namespace expertly

@@ -10,4 +10,5 @@ NB_MODULE(_native, module) {
     expertly::bind_layer(module);
     expertly::bind_step(module);
     expertly::bind_experts(module);
+    expertly::bind_training(module);
 }

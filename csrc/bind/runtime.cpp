@@ -17,14 +17,6 @@ std::vector<std::string> kernel_sets() {
     return names;
 }
 
-const Kernels& kernels_of(const std::string& name) {
-    const auto offered = offered_kernels();
-    if (name.empty()) return *offered.front();
-    for (const Kernels* kernels : offered)
-        if (name == kernels->name) return *kernels;
-    throw std::invalid_argument("this processor has no kernels " + name);
-}
-
 NewRows linear(Runtime& runtime, const Rows& x, const Weights& weights) {
     const Layout& layout = weights.matrix.layout;
     require(static_cast<int64_t>(x.shape(1)) == layout.columns, "x and weights differ in columns");

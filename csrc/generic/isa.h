@@ -15,6 +15,8 @@ namespace {
 struct Generic {
     static constexpr int lanes = 4;
     static constexpr int max_rows = 4;
+    static constexpr int gemm_rows = 4;  // with two vectors each
+    static constexpr bool multiplies_bf16 = false;  // quicker than floats
     static constexpr int max_sums = 0;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = false;
@@ -107,6 +109,20 @@ struct Generic {
             const float first = std::fma(float_of_bf16(pair[0]), float_of_bf16(x[0]), acc.at[i]);
             return std::fma(float_of_bf16(pair[1]), float_of_bf16(x[1]), first);
         });
+    }
+
+    static I_INLINE void transpose(Floats (&v)[lanes]) {
+        for (int i = 0; i < lanes; ++i)
+            for (int j = 0; j < i; ++j) {
+                const float other = v[i].at[j];
+                v[i].at[j] = v[j].at[i], v[j].at[i] = other;
+            }
+    }
+    static I_INLINE void store_bf16(uint16_t* p, Floats a) {
+        for (int i = 0; i < lanes; ++i) p[i] = bf16_of_float(a.at[i]);
+    }
+    static I_INLINE Floats load_bf16(const uint16_t* p) {
+        return make<Floats>([&](int i) { return float_of_bf16(p[i]); });
     }
 
     static I_INLINE Floats zero_float() { return make<Floats>([](int) { return 0.0f; }); }

@@ -1,6 +1,7 @@
 // Activations into the forms that tiles read: groups of int8, or bfloat16.
 #pragma once
 
+#include "../half.h"
 #include "../kernels.h"
 
 namespace expertly {
@@ -69,13 +70,7 @@ void quantise_row(const float* x, int64_t columns, GroupPlaces to) {
 // to nearest, ties to even; an odd row is padded with one zero
 template <class I>
 void to_bf16(const float* x, int64_t n, uint16_t* y) {
-    for (int64_t i = 0; i < n; ++i) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, x + i, 4);
-        const bool is_nan = (bits & 0x7FFFFFFF) > 0x7F800000;
-        const uint32_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
-        y[i] = static_cast<uint16_t>(is_nan ? (bits >> 16) | 64 : rounded >> 16);
-    }
+    for (int64_t i = 0; i < n; ++i) y[i] = bf16_of_float(x[i]);
     if (n % 2) y[n] = 0;
 }
 

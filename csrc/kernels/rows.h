@@ -3,6 +3,8 @@
 // Sums run in 16 lanes on every instruction set, then over the lanes in order.
 #pragma once
 
+#include <limits>
+
 #include "../kernels.h"
 
 namespace expertly {
@@ -84,6 +86,48 @@ void silu_glu(const float* gate, const float* up, const GluRule& rule, int64_t n
     for (int64_t i = whole; i < n; ++i) g[i - whole] = gate[i], u[i - whole] = up[i];
     each(g, u, to);
     for (int64_t i = whole; i < n; ++i) h[i] = to[i - whole];
+}
+
+// with act'(g) = s * (1 + alpha * g * (1 - s)), s = 1 / (1 + e^(-alpha g)); what is clamped has no
+// gradient. grad_gate, grad_up and h may be gate, up and grad_h
+template <class I>
+void silu_glu_back(const float* gate, const float* up, const float* grad_h, const GluRule& rule,
+                   int64_t n, float* grad_gate, float* grad_up, float* h) {
+    const auto one = I::set(1.0f), alpha = I::set(rule.alpha), shift = I::set(rule.shift);
+    const auto limit = I::set(rule.limit), low = I::set(-rule.limit);
+    const bool is_clamped = rule.limit < std::numeric_limits<float>::infinity();
+    const auto each = [&](const float* g, const float* u, const float* d, float* to_g, float* to_u,
+                          float* to_h) {
+        float was_gate[I::lanes], was_up[I::lanes];
+        const auto raw_gate = I::load_float(g), raw_up = I::load_float(u);
+        if (is_clamped) I::store(was_gate, raw_gate), I::store(was_up, raw_up);
+        const auto gated = I::min(limit, raw_gate);
+        const auto lifted = I::add(I::max(low, I::min(limit, raw_up)), shift);
+        const auto grad = I::load_float(d), scaled = I::mul(gated, alpha);
+        const auto s = I::div(one, I::add(one, exp<I>(I::negate(scaled))));
+        const auto acted = I::mul(gated, s);
+        const auto slope = I::mul(s, I::fma(scaled, I::add(one, I::negate(s)), one));
+        I::store(to_g, I::mul(I::mul(grad, lifted), slope));
+        I::store(to_u, I::mul(grad, acted));
+        I::store(to_h, I::mul(acted, lifted));
+        if (!is_clamped) return;
+        for (int i = 0; i < I::lanes; ++i) {
+            if (was_gate[i] > rule.limit) to_g[i] = 0.0f;
+            if (was_up[i] > rule.limit || was_up[i] < -rule.limit) to_u[i] = 0.0f;
+        }
+    };
+    const int64_t whole = n / I::lanes * I::lanes;
+    for (int64_t i = 0; i < whole; i += I::lanes)
+        each(gate + i, up + i, grad_h + i, grad_gate + i, grad_up + i, h + i);
+    if (whole == n) return;
+    float part[3][I::lanes] = {};
+    for (int64_t i = whole; i < n; ++i)
+        part[0][i - whole] = gate[i], part[1][i - whole] = up[i], part[2][i - whole] = grad_h[i];
+    each(part[0], part[1], part[2], part[0], part[1], part[2]);
+    for (int64_t i = whole; i < n; ++i) {
+        grad_gate[i] = part[0][i - whole], grad_up[i] = part[1][i - whole];
+        h[i] = part[2][i - whole];
+    }
 }
 
 // y += by * x

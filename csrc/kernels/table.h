@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "floats.h"
+#include "gemm.h"
 #include "probe.h"
 #include "quantise_row.h"
 #include "rows.h"
@@ -71,8 +72,11 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, F...
     return Kernels{name, I::max_rows, {tile<I, static_cast<Format>(F)>...},
                    quantise_row<I>, to_bf16<I>,
                    dot_floats<I>,   scale_row<I>,
-                   silu_glu<I>,     add_scaled<I>,
-                   make_probes<I>(),  make_attention<I>()};
+                   silu_glu<I>,     silu_glu_back<I>,
+                   add_scaled<I>,   make_probes<I>(),
+                   make_attention<I>(),
+                   {make_gemm<I, Factors::floats>(),
+                    make_gemm<I, I::multiplies_bf16 ? Factors::pairs : Factors::rounded>()}};
 }
 
 template <class I>

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../half.h"
+
 #define I_INLINE inline __attribute__((always_inline))
 
 namespace expertly {
@@ -17,6 +19,8 @@ namespace {
 struct Neon {
     static constexpr int lanes = 8;
     static constexpr int max_rows = 4;
+    static constexpr int gemm_rows = 6;  // with two vectors each
+    static constexpr bool multiplies_bf16 = false;  // quicker than floats
     static constexpr int max_sums = 0;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = false;
@@ -108,6 +112,25 @@ struct Neon {
     }
 
     static I_INLINE Floats set(float value) { return {vdupq_n_f32(value), vdupq_n_f32(value)}; }
+    // by way of memory
+    static I_INLINE void transpose(Floats (&v)[lanes]) {
+        float rows[lanes][lanes], columns[lanes][lanes];
+        for (int i = 0; i < lanes; ++i) store(rows[i], v[i]);
+        for (int i = 0; i < lanes; ++i)
+            for (int j = 0; j < lanes; ++j) columns[j][i] = rows[i][j];
+        for (int i = 0; i < lanes; ++i) v[i] = load_float(columns[i]);
+    }
+    static I_INLINE void store_bf16(uint16_t* p, Floats a) {
+        float values[lanes];
+        store(values, a);
+        for (int i = 0; i < lanes; ++i) p[i] = bf16_of_float(values[i]);
+    }
+    static I_INLINE Floats load_bf16(const uint16_t* p) {
+        float values[lanes];
+        for (int i = 0; i < lanes; ++i) values[i] = float_of_bf16(p[i]);
+        return load_float(values);
+    }
+
     static I_INLINE Floats zero_float() { return set(0.0f); }
     static I_INLINE Floats broadcast(const float* p) {
         const float32x4_t all = vld1q_dup_f32(p);

@@ -8,11 +8,9 @@ namespace expertly {
 
 namespace {
 
-// to nearest, ties to even; too large becomes the largest
-uint16_t bf16_of_float(float value) {
-    const uint32_t bits = bits_of_float(value);
-    const uint32_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
-    const uint16_t high = static_cast<uint16_t>(rounded >> 16);
+// too large becomes the largest
+uint16_t finite_bf16_of_float(float value) {
+    const uint16_t high = bf16_of_float(value);
     return (high & 0x7FFF) == 0x7F80 ? static_cast<uint16_t>(high - 1) : high;
 }
 
@@ -41,7 +39,7 @@ class Narrowed : public Encoder {
 
 std::unique_ptr<Encoder> float_encoder(Format format) {
     if (format == Format::f16) return std::make_unique<Narrowed<finite_half_of_float>>();
-    if (format == Format::bf16) return std::make_unique<Narrowed<bf16_of_float>>();
+    if (format == Format::bf16) return std::make_unique<Narrowed<finite_bf16_of_float>>();
     return std::make_unique<Copy>();
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int32]
@@ -145,6 +146,47 @@ class Step:
     def choice(self, layer: Layer) -> tuple[Numbers, Floats, Floats]: ...
     def logits(self, norm: Norm, head: Matrix, bias: Floats | None, rows: Numbers) -> Floats: ...
 
+class GluRule:
+    def __init__(self, activation: str, alpha: float, limit: float, shift: float) -> None: ...
+
+class Trainer:
+    def __init__(self, threads: int, kernels: str = "", fork: int = 0) -> None: ...
+    @property
+    def kernels(self) -> str: ...
+    def largest(self, scores_TE: Tensor, ids_TK: Tensor) -> None: ...
+    def forward(
+        self,
+        rule: GluRule,
+        x_TD: Tensor,
+        w_gate_EFD: Tensor,
+        w_up_EFD: Tensor,
+        w_down_EDF: Tensor,
+        weight_TK: Tensor,
+        order_R: Tensor,
+        counts_E: Tensor,
+        gate_up_R2F: Tensor,
+        y_TD: Tensor,
+    ) -> None: ...
+    def backward(
+        self,
+        rule: GluRule,
+        x_TD: Tensor,
+        w_gate_EFD: Tensor,
+        w_up_EFD: Tensor,
+        w_down_EDF: Tensor,
+        weight_TK: Tensor,
+        order_R: Tensor,
+        counts_E: Tensor,
+        gate_up_R2F: Tensor,
+        grad_y_TD: Tensor,
+        grad_x_TD: Tensor,
+        grad_gate_EFD: Tensor,
+        grad_up_EFD: Tensor,
+        grad_down_EDF: Tensor,
+        grad_weight_TK: Tensor,
+    ) -> None: ...
+
+def sort_places(ids_R: Tensor, order_R: Tensor, counts_E: Tensor) -> None: ...
 def read_bandwidth(runtime: Runtime, buffer: Buffer, seconds: float) -> float: ...
 def int8_peak(runtime: Runtime, seconds: float) -> float: ...
 def bf16_peak(runtime: Runtime, seconds: float) -> float: ...

@@ -5,16 +5,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expertly.kernels import reference
+from expertly.kernels.native import expert_rows, is_native, largest, sort_places
 from expertly.kernels.reference import glu, layer_norm, rotate
 
 __all__ = [
     "attention",
+    "expert_rows",
     "glu",
     "grouped_mm",
+    "is_native",
+    "largest",
     "layer_norm",
     "reference",
     "rms_norm",
     "rotate",
+    "sort_places",
     "torch_grouped_mm",
 ]
 

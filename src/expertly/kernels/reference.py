@@ -79,3 +79,24 @@ def grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
     # unbind, not w[e]: indexing would make the backward pass cost E times the whole stack
     pairs = zip(torch.split(x_RD, counts_E.tolist()), w_EFD.unbind(0), strict=True)
     return torch.cat([x @ w.mT for x, w in pairs])
+
+
+def expert_rows(
+    x_TD: Tensor,
+    w_gate_EFD: Tensor,
+    w_up_EFD: Tensor,
+    w_down_EDF: Tensor,
+    weight_TK: Tensor,
+    order_R: Tensor,
+    counts_E: Tensor,
+    rule: Glu,
+) -> Tensor:
+    """y_TD = sum over a token's slots of weight * down(glu(gate x, up x)); rows are
+    token * K + slot, sorted by expert, and slots without a row add nothing."""
+    num_tokens, num_slots = weight_TK.shape
+    x_RD = x_TD.index_select(0, order_R // num_slots)
+    gate_RF, up_RF = (grouped_mm(x_RD, w, counts_E) for w in (w_gate_EFD, w_up_EFD))
+    y_RD = grouped_mm(glu(gate_RF, up_RF, rule), w_down_EDF, counts_E)
+    y_XD = y_RD.new_zeros(num_tokens * num_slots, x_TD.shape[1]).index_copy(0, order_R, y_RD)
+    y_TKD = y_XD.view(num_tokens, num_slots, x_TD.shape[1])
+    return torch.einsum("tkd,tk->td", y_TKD, weight_TK.to(y_RD.dtype))

@@ -58,6 +58,8 @@ class Experts(nn.Module):
         self.glu = mixture.glu
         self.scales_input = isinstance(mixture, Mixture) and mixture.scales_input
         self.is_zero_identity = isinstance(mixture, Mixture) and mixture.zero == "identity"
+        # what one operation computes: no biases, sums that are weighed after the experts
+        self.is_plain = not (has_bias or self.scales_input or self.is_zero_identity)
         self.w_gate_EFD = empty(num, size, hidden_size, dtype=dtype)
         self.w_up_EFD = empty(num, size, hidden_size, dtype=dtype)
         self.w_down_EDF = empty(num, hidden_size, size, dtype=dtype)
@@ -68,8 +70,11 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, rows: Rows, weight_TK: Tensor) -> Tensor:
         """y_TD, the sum over slots of weight * expert(x), a token's slots added in order; slots
         without a row add nothing."""
-        num_tokens, num_slots = weight_TK.shape
         order_R, counts_E = self._with_output(rows)
+        stacks = (self.w_gate_EFD, self.w_up_EFD, self.w_down_EDF)
+        if self.is_plain and kernels.is_native(x_TD, *stacks):
+            return kernels.expert_rows(x_TD, *stacks, weight_TK, order_R, counts_E, self.glu)
+        num_tokens, num_slots = weight_TK.shape
         x_RD = x_TD.index_select(0, order_R // num_slots)
         if self.scales_input:
             weight_R = weight_TK.flatten().index_select(0, order_R)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from expertly import kernels
+
 
 class Choice(NamedTuple):
     """A router's answer before its rows are sorted; T tokens, E experts and zero experts, K
@@ -68,11 +70,10 @@ def of_table(is_chosen_TE: Tensor, wanted_TE: Tensor) -> tuple[Tensor, Tensor]:
 def sort_rows(ids_TK: Tensor, num_experts: int, kept_TK: Tensor | None = None) -> Rows:
     flat_R = ids_TK.flatten()
     if kept_TK is None:
-        return Rows(flat_R.argsort(stable=True), torch.bincount(flat_R, minlength=num_experts))
+        return Rows(*kernels.sort_places(flat_R, num_experts))
     place_R = kept_TK.flatten().nonzero().flatten()
-    expert_R = flat_R[place_R]
-    order_R = place_R[expert_R.argsort(stable=True)]
-    return Rows(order_R, torch.bincount(expert_R, minlength=num_experts))
+    order_R, counts_E = kernels.sort_places(flat_R[place_R], num_experts)
+    return Rows(place_R[order_R], counts_E)
 
 
 def to_routing(choice: Choice, rows: Rows, tokens: Tokens) -> Routing:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from expertly.checkpoint import save, whole_folder
 from expertly.errors import RecipeError
+from expertly.machine import keep_freed_memory
 from expertly.train import checkpoints, watch
 from expertly.train.begin import Begun, begin, run_folder
 from expertly.train.evaluate import score
@@ -69,6 +70,7 @@ def train(
     folder that exists or cannot be written; checkpoints saved before stay as they are.
     """
     console = console or Console(stderr=True)
+    keep_freed_memory()
 
     def note(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)

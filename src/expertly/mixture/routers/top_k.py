@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from expertly import kernels
 from expertly.config import Router
 from expertly.mixture.capacity import fit
 from expertly.mixture.quota import fill
@@ -30,7 +31,7 @@ def top_k(
     scores_TE = probs_TE if steer_E is None else probs_TE + steer_E
     if router.groups is not None:
         scores_TE = within_groups(scores_TE, router.groups)
-    ids_TK, kept_TK = scores_TE.topk(num_chosen, dim=-1).indices, None
+    ids_TK, kept_TK = kernels.largest(scores_TE, num_chosen), None
     if is_training and router.capacity is not None:
         ids_TK, kept_TK = fit(
             ids_TK, probs_TE, scores_TE, tokens.mask_T, router.capacity, num_experts
