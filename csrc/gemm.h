@@ -42,10 +42,16 @@ struct Steps {
     const int64_t* index = nullptr;  // k are in this order
 };
 
-// writes C, or adds to it; m of at most `rows`, n of at most `columns`, but a whole panel of B is
-// read
-using PanelKernel = void (*)(int64_t steps, const Steps& a, const Steps& b, int m, int n, bool adds,
-                             float* c, int64_t stride);
+struct Term {
+    int64_t steps;
+    Steps a, b;
+    bool is_last_use = false;  // C is not read again soon
+};
+
+// C = the sum of terms (which lie alike); m of at most `rows`, n of at most `columns`, but a whole
+// panel of B is read
+using PanelKernel = void (*)(const Term* terms, int num_terms, int m, int n, void* c,
+                             int64_t stride);
 
 struct Gemm {
     int rows, columns;
@@ -54,7 +60,7 @@ struct Gemm {
     bool reads_floats;  // may take views of floats without panels
     // [type of the view's numbers][is it B][is it along]
     PackKernel pack[static_cast<int>(Real::count)][2][2];
-    PanelKernel multiply;
+    PanelKernel multiply[static_cast<int>(Real::count)];  // by the type of C
     void (*narrow)(const float* x, int64_t n, uint16_t* y);  // to bfloat16, to nearest
     void (*widen)(const uint16_t* x, int64_t n, float* y);
 

@@ -104,6 +104,10 @@ struct Avx2 {
                                _mm256_castsi256_ps(_mm256_and_si256(pair, upper)), first);
     }
 
+    static I_INLINE void stream(float* p, Floats a) { _mm256_stream_ps(p, a); }
+    static I_INLINE void stream_bf16(uint16_t* p, Floats a, Floats b) {
+        store_bf16(p, a), store_bf16(p + lanes, b);
+    }
     static I_INLINE void transpose(Floats (&v)[lanes]) {
         Floats t[lanes];
         for (int i = 0; i < lanes; i += 2) {

@@ -103,6 +103,12 @@ struct Avx512 {
     }
     static I_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
 
+    static I_INLINE void stream(float* p, Floats a) { _mm512_stream_ps(p, a); }
+    // subnormal numbers become zeros
+    static I_INLINE void stream_bf16(uint16_t* p, Floats a, Floats b) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(p),
+                            reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+    }
     static I_INLINE void transpose(Floats (&v)[lanes]) {
         Floats t[lanes];
         for (int i = 0; i < lanes; i += 2) {

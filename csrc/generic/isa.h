@@ -111,6 +111,10 @@ struct Generic {
         });
     }
 
+    static I_INLINE void stream(float* p, Floats a) { store(p, a); }
+    static I_INLINE void stream_bf16(uint16_t* p, Floats a, Floats b) {
+        store_bf16(p, a), store_bf16(p + lanes, b);
+    }
     static I_INLINE void transpose(Floats (&v)[lanes]) {
         for (int i = 0; i < lanes; ++i)
             for (int j = 0; j < i; ++j) {

@@ -133,70 +133,86 @@ I_INLINE const uint8_t* step_of(const Steps& steps, int64_t k) {
     return steps.data + (IsIndexed ? steps.index[k] : k) * steps.stride;
 }
 
-template <class I, Factors F, int M, bool IsIndexedA, bool IsIndexedB>
-void panel_product(int64_t steps, const Steps& a, const Steps& b, int n, bool adds, float* c,
-                   int64_t stride) {
+template <class I>
+I_INLINE void put(float* to, typename I::Floats sum) { I::store(to, sum); }
+template <class I>
+I_INLINE void put(uint16_t* to, typename I::Floats sum) { I::store_bf16(to, sum); }
+
+// past the caches; `to` is aligned to a vector
+template <class I>
+I_INLINE void stream(float* to, const typename I::Floats (&sum)[kVectors]) {
+    for (int j = 0; j < kVectors; ++j) I::stream(to + j * I::lanes, sum[j]);
+}
+template <class I>
+I_INLINE void stream(uint16_t* to, const typename I::Floats (&sum)[kVectors]) {
+    I::stream_bf16(to, sum[0], sum[1]);
+}
+
+template <class I, Factors F, class C, int M, bool IsIndexedA, bool IsIndexedB>
+void panel_product(const Term* terms, int num_terms, int n, C* c, int64_t stride) {
     constexpr int width = kVectors * I::lanes;
     typename I::Floats sum[M][kVectors];
     for (int i = 0; i < M; ++i)
         for (int j = 0; j < kVectors; ++j) sum[i][j] = I::zero_float();
-    if constexpr (F == Factors::pairs) {
-        for (int64_t k = 0; k < (steps + 1) / 2; ++k) {
-            const auto x = reinterpret_cast<const uint16_t*>(step_of<false>(a, k));
-            const uint8_t* w = step_of<false>(b, k);
-            typename I::Bytes two[kVectors];
-            for (int j = 0; j < kVectors; ++j) two[j] = I::load(w + j * 4 * I::lanes);
-            for (int i = 0; i < M; ++i)
-                for (int j = 0; j < kVectors; ++j)
-                    sum[i][j] = I::dot_bf16(sum[i][j], two[j], x + 2 * i);
-        }
-    } else {
-        for (int64_t k = 0; k < steps; ++k) {
-            const auto x = reinterpret_cast<const float*>(step_of<IsIndexedA>(a, k));
-            const auto w = reinterpret_cast<const float*>(step_of<IsIndexedB>(b, k));
-            typename I::Floats at[kVectors];
-            for (int j = 0; j < kVectors; ++j) at[j] = I::load_float(w + j * I::lanes);
-            for (int i = 0; i < M; ++i) {
-                const auto by = I::broadcast(x + i);
-                for (int j = 0; j < kVectors; ++j) sum[i][j] = I::fma(by, at[j], sum[i][j]);
+    for (const Term* term = terms; term < terms + num_terms; ++term) {
+        const Steps a = term->a, b = term->b;
+        if constexpr (F == Factors::pairs) {
+            for (int64_t k = 0; k < (term->steps + 1) / 2; ++k) {
+                const auto x = reinterpret_cast<const uint16_t*>(step_of<false>(a, k));
+                const uint8_t* w = step_of<false>(b, k);
+                typename I::Bytes two[kVectors];
+                for (int j = 0; j < kVectors; ++j) two[j] = I::load(w + j * 4 * I::lanes);
+                for (int i = 0; i < M; ++i)
+                    for (int j = 0; j < kVectors; ++j)
+                        sum[i][j] = I::dot_bf16(sum[i][j], two[j], x + 2 * i);
+            }
+        } else {
+            for (int64_t k = 0; k < term->steps; ++k) {
+                const auto x = reinterpret_cast<const float*>(step_of<IsIndexedA>(a, k));
+                const auto w = reinterpret_cast<const float*>(step_of<IsIndexedB>(b, k));
+                typename I::Floats at[kVectors];
+                for (int j = 0; j < kVectors; ++j) at[j] = I::load_float(w + j * I::lanes);
+                for (int i = 0; i < M; ++i) {
+                    const auto by = I::broadcast(x + i);
+                    for (int j = 0; j < kVectors; ++j) sum[i][j] = I::fma(by, at[j], sum[i][j]);
+                }
             }
         }
-    }
-    if (n == width) {
-        for (int i = 0; i < M; ++i)
-            for (int j = 0; j < kVectors; ++j) {
-                float* to = c + i * stride + j * I::lanes;
-                I::store(to, adds ? I::add(I::load_float(to), sum[i][j]) : sum[i][j]);
-            }
-        return;
     }
     for (int i = 0; i < M; ++i) {
-        float row[width];
-        for (int j = 0; j < kVectors; ++j) I::store(row + j * I::lanes, sum[i][j]);
-        float* to = c + i * stride;
-        for (int j = 0; j < n; ++j) to[j] = adds ? to[j] + row[j] : row[j];
+        C row[width];
+        C* to = n == width ? c + i * stride : row;
+        const bool is_whole = reinterpret_cast<uintptr_t>(to) % sizeof(typename I::Floats) == 0;
+        if (terms->is_last_use && n == width && is_whole) {
+            stream<I>(to, sum[i]);
+            continue;
+        }
+        for (int j = 0; j < kVectors; ++j) put<I>(to + j * I::lanes, sum[i][j]);
+        if (n < width) std::memcpy(c + i * stride, row, static_cast<size_t>(n) * sizeof(C));
     }
 }
 
-using Product = void (*)(int64_t, const Steps&, const Steps&, int, bool, float*, int64_t);
+template <class C>
+using Product = void (*)(const Term*, int, int, C*, int64_t);
 
-template <class I, Factors F, bool IsIndexedA, bool IsIndexedB, int... M>
-Product product_of(int m, std::integer_sequence<int, M...>) {
-    static constexpr Product table[] = {panel_product<I, F, M + 1, IsIndexedA, IsIndexedB>...};
+template <class I, Factors F, class C, bool IsIndexedA, bool IsIndexedB, int... M>
+Product<C> product_of(int m, std::integer_sequence<int, M...>) {
+    static constexpr Product<C> table[] = {
+        panel_product<I, F, C, M + 1, IsIndexedA, IsIndexedB>...};
     return table[m - 1];
 }
 
-template <class I, Factors F>
-void multiply_panels(int64_t steps, const Steps& a, const Steps& b, int m, int n, bool adds,
-                     float* c, int64_t stride) {
+template <class I, Factors F, class C>
+void multiply_panels(const Term* terms, int num_terms, int m, int n, void* c, int64_t stride) {
     const auto sizes = std::make_integer_sequence<int, I::gemm_rows>();
-    Product product = product_of<I, F, false, false>(m, sizes);
+    Product<C> product = product_of<I, F, C, false, false>(m, sizes);
     if constexpr (F == Factors::floats) {
-        if (a.index && b.index) product = product_of<I, F, true, true>(m, sizes);
-        else if (a.index) product = product_of<I, F, true, false>(m, sizes);
-        else if (b.index) product = product_of<I, F, false, true>(m, sizes);
+        const bool a = terms->a.index, b = terms->b.index;
+        if (a && b) product = product_of<I, F, C, true, true>(m, sizes);
+        else if (a) product = product_of<I, F, C, true, false>(m, sizes);
+        else if (b) product = product_of<I, F, C, false, true>(m, sizes);
     }
-    product(steps, a, b, n, adds, c, stride);
+    product(terms, num_terms, n, static_cast<C*>(c), stride);
 }
 
 template <class I>
@@ -222,7 +238,8 @@ constexpr Gemm make_gemm() {
                   {pack_across<I, F, float, columns>, pack_along<F, float, columns>}},
                  {{pack_across<I, F, uint16_t, rows>, pack_along<F, uint16_t, rows>},
                   {pack_across<I, F, uint16_t, columns>, pack_along<F, uint16_t, columns>}}},
-                multiply_panels<I, F>, narrow<I>, widen<I>};
+                {multiply_panels<I, F, float>, multiply_panels<I, F, uint16_t>},
+                narrow<I>, widen<I>};
 }
 
 }  // namespace

@@ -113,6 +113,10 @@ struct Neon {
 
     static I_INLINE Floats set(float value) { return {vdupq_n_f32(value), vdupq_n_f32(value)}; }
     // by way of memory
+    static I_INLINE void stream(float* p, Floats a) { store(p, a); }
+    static I_INLINE void stream_bf16(uint16_t* p, Floats a, Floats b) {
+        store_bf16(p, a), store_bf16(p + lanes, b);
+    }
     static I_INLINE void transpose(Floats (&v)[lanes]) {
         float rows[lanes][lanes], columns[lanes][lanes];
         for (int i = 0; i < lanes; ++i) store(rows[i], v[i]);

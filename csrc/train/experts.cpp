@@ -13,8 +13,6 @@ namespace {
 
 // of rows of one expert that are taken at once, about so many bytes of floats
 constexpr int64_t kChunkBytes = 256 << 10;
-// rows that a product is summed over before it is added to the sums before
-constexpr int64_t kSumRows = 512;
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kTokensAnItem = 32;
 
@@ -36,31 +34,21 @@ private:
     uint8_t* at_;
 };
 
-// numbers to be computed as floats: in place, or in `spare` and then put there
-class Target {
-public:
-    Target(const Reals& to, int64_t first, float* spare)
-        : to_(to), first_(first),
-          floats_(to.type == Real::f32 ? reinterpret_cast<float*>(to.at(first)) : spare) {}
-
-    float* floats() const { return floats_; }
-    void put(const Gemm& gemm, int64_t n) const {
-        if (to_.type != Real::f32)
-            gemm.narrow(floats_, n, reinterpret_cast<uint16_t*>(to_.at(first_)));
-    }
-
-private:
-    Reals to_;
-    int64_t first_;
-    float* floats_;
-};
-
 // numbers as floats: where they lie, or as a copy in `spare`
-const float* as_floats(const Gemm& gemm, const Reals& from, int64_t first, int64_t n,
-                       float* spare) {
-    if (from.type == Real::f32) return reinterpret_cast<const float*>(from.at(first));
-    gemm.widen(reinterpret_cast<const uint16_t*>(from.at(first)), n, spare);
+const float* as_floats(const Gemm& gemm, const Reals& from, int64_t n, float* spare) {
+    if (from.type == Real::f32) return static_cast<const float*>(from.data);
+    gemm.widen(static_cast<const uint16_t*>(from.data), n, spare);
     return spare;
+}
+
+// where floats are to be computed that go to `to`: there, or in `spare`
+float* room_for(const Reals& to, float* spare) {
+    return to.type == Real::f32 ? static_cast<float*>(to.data) : spare;
+}
+
+// what was computed in such a room, to its place
+void put(const Gemm& gemm, const float* room, int64_t n, const Reals& to) {
+    if (to.type != Real::f32) gemm.narrow(room, n, static_cast<uint16_t*>(to.data));
 }
 
 // rows of one expert, as many as are taken at once
@@ -100,20 +88,24 @@ protected:
     View matrix(const Reals& stack, int64_t expert, int64_t columns) const {
         return {stack.at(expert * s_.size * s_.width), stack.type, columns};
     }
-    static View floats(const float* rows, int64_t columns) {
-        return {rows, Real::f32, columns};
+    static View view(const Reals& rows, int64_t columns) {
+        return {rows.data, rows.type, columns};
     }
     int64_t room_of(int64_t m, int64_t steps) const {
         return panels_of(gemm_, m) * gemm_.panel_bytes(gemm_.rows, steps);
     }
 
-    // c[m, n] = a * b, or more of it
-    void multiply(const Left& a, const Factor& b, int64_t n, int64_t steps, bool adds,
-                  uint8_t* room, float* c, int64_t stride) const {
-        for (int64_t j = 0; j < n; j += gemm_.columns) {
-            const Right right(gemm_, b, j, n, 0, steps, room);
-            a.times(right.steps, right.count, adds, c + j, stride);
-        }
+    // the expert of the item that this thread is likely to get next
+    int64_t after(const std::vector<Chunk>& chunks, int64_t item) const {
+        const size_t next = static_cast<size_t>(item + team_.threads());
+        return chunks[next < chunks.size() ? next : static_cast<size_t>(item)].expert;
+    }
+
+    // a matrix, while so many rows and columns of answers are computed
+    Ahead ahead(const Reals& stack, int64_t expert, int64_t m, int64_t n) const {
+        const int64_t numbers = s_.size * s_.width;
+        const int64_t products = panels_of(gemm_, m) * ((n + gemm_.columns - 1) / gemm_.columns);
+        return {stack.at(expert * numbers), numbers * size_of(stack.type), products};
     }
 
     int64_t num_spans() const { return (s_.tokens + kTokensAnItem - 1) / kTokensAnItem; }
@@ -126,15 +118,15 @@ protected:
         float *spare = parts.take<float>(D), *row = parts.take<float>(D);
         const int64_t end = std::min(s_.tokens, (span + 1) * kTokensAnItem);
         for (int64_t t = span * kTokensAnItem; t < end; ++t) {
-            const Target to(y_TD, t * D, spare);
-            std::memset(to.floats(), 0, static_cast<size_t>(D) * sizeof(float));
+            float* sum = room_for(y_TD.from(t * D), spare);
+            std::memset(sum, 0, static_cast<size_t>(D) * sizeof(float));
             for (int64_t k = t * K; k < (t + 1) * K; ++k) {
                 const int64_t place = routed_.place_TK[static_cast<size_t>(k)];
                 if (place < 0) continue;
-                const float* from = as_floats(gemm_, rows_RD, place * D, D, row);
-                kernels_.add_scaled(from, weight_TK ? weight_TK[k] : 1.0f, D, to.floats());
+                const float* from = as_floats(gemm_, rows_RD.from(place * D), D, row);
+                kernels_.add_scaled(from, weight_TK ? weight_TK[k] : 1.0f, D, sum);
             }
-            to.put(gemm_, D);
+            put(gemm_, sum, D, y_TD.from(t * D));
         }
     }
 
@@ -155,7 +147,7 @@ public:
         const Reals rows{rooms.rows.get<float>(s_.rows * s_.width), pass_.factors};
         const auto chunks = chunks_of(routed_, most_rows_);
         team_.run(static_cast<int64_t>(chunks.size()), [&](int member, int64_t item) {
-            compute(chunks[static_cast<size_t>(item)], member, gate_up, rows);
+            compute(chunks[static_cast<size_t>(item)], after(chunks, item), member, gate_up, rows);
         });
         team_.run(num_spans(), [&](int member, int64_t item) {
             add_slots(item, member, rows, pass_.weight_TK, y_TD);
@@ -163,29 +155,37 @@ public:
     }
 
 private:
-    void compute(const Chunk& chunk, int member, const Reals& gate_up, const Reals& rows) const {
-        const int64_t D = s_.width, F = s_.size, m = chunk.count;
-        const int64_t widest = std::max(D, F);
-        const int64_t a_bytes = aligned(room_of(m, widest));
-        const int64_t b_bytes = aligned(gemm_.panel_bytes(gemm_.columns, widest));
-        const int64_t floats_bytes = aligned(m * std::max(D, 2 * F) * 4) + aligned(m * F * 4);
-        Parts parts(team_.scratch(member).get<uint8_t>(a_bytes + b_bytes + floats_bytes));
+    void compute(const Chunk& chunk, int64_t next, int member, const Reals& gate_up,
+                 const Reals& rows) const {
+        const int64_t D = s_.width, F = s_.size, m = chunk.count, widest = std::max(D, F);
+        const int64_t a_bytes = room_of(m, widest);
+        const int64_t b_bytes = gemm_.panel_bytes(gemm_.columns, widest);
+        Parts parts(team_.scratch(member).get<uint8_t>(aligned(a_bytes) + aligned(b_bytes) +
+                                                       aligned(m * F * 4) + aligned(3 * F * 4)));
         uint8_t *a = parts.take<uint8_t>(a_bytes), *b = parts.take<uint8_t>(b_bytes);
-        float *wide = parts.take<float>(m * std::max(D, 2 * F)), *h = parts.take<float>(m * F);
+        const Reals h{parts.take<float>(m * F), pass_.factors};
+        float* spare = parts.take<float>(3 * F);
 
-        const Target inner(gate_up, chunk.row * 2 * F, wide), result(rows, chunk.row * D, wide);
-        const Factor x{tokens(pass_.x_TD), false, chunk.row};
-        const Left left(gemm_, x, m, 0, D, a);
-        float* gate = inner.floats();
-        multiply(left, across(pass_.weights.gate_EFD, chunk, D), F, D, false, b, gate, 2 * F);
-        multiply(left, across(pass_.weights.up_EFD, chunk, D), F, D, false, b, gate + F, 2 * F);
-        for (int64_t r = 0; r < m; ++r, gate += 2 * F)
-            glu(kernels_, gate, gate + F, pass_.rule, F, h + r * F);
-        inner.put(gemm_, m * 2 * F);
-        const Factor hidden{floats(h, F), false, 0};
-        multiply(Left(gemm_, hidden, m, 0, F, a), across(pass_.weights.down_EDF, chunk, F), D, F,
-                 false, b, result.floats(), D);
-        result.put(gemm_, m * D);
+        const ExpertWeights& w = pass_.weights;
+        const Reals inner = gate_up.from(chunk.row * 2 * F);
+        const Left x(gemm_, {tokens(pass_.x_TD), false, chunk.row}, m, 0, D, a);
+        const Pair gate{x, across(w.gate_EFD, chunk, D)}, up{x, across(w.up_EFD, chunk, D)};
+        multiply(gemm_, &gate, 1, m, F, b, inner, 2 * F, ahead(w.up_EFD, chunk.expert, m, F));
+        multiply(gemm_, &up, 1, m, F, b, inner.from(F), 2 * F,
+                 ahead(w.down_EDF, chunk.expert, m, F));
+        for (int64_t r = 0; r < m; ++r) through_glu(inner.from(r * 2 * F), h.from(r * F), spare);
+        const Left hidden(gemm_, {view(h, F), false, 0}, m, 0, F, a);
+        const Pair down{hidden, across(w.down_EDF, chunk, F)};
+        multiply(gemm_, &down, 1, m, D, b, rows.from(chunk.row * D), D,
+                 ahead(w.gate_EFD, next, m, D));
+    }
+
+    void through_glu(const Reals& inner, const Reals& h, float* spare) const {
+        const int64_t F = s_.size;
+        const float* gate = as_floats(gemm_, inner, 2 * F, spare);
+        float* to = room_for(h, spare + 2 * F);
+        glu(kernels_, gate, gate + F, pass_.rule, F, to);
+        put(gemm_, to, F, h);
     }
 
     Factor across(const Reals& stack, const Chunk& chunk, int64_t columns) const {
@@ -207,7 +207,7 @@ public:
         std::memset(to_.weight_TK, 0, static_cast<size_t>(s_.tokens * s_.slots) * sizeof(float));
         const auto chunks = chunks_of(routed_, most_rows_);
         team_.run(static_cast<int64_t>(chunks.size()), [&](int member, int64_t item) {
-            through(chunks[static_cast<size_t>(item)], member);
+            through(chunks[static_cast<size_t>(item)], after(chunks, item), member);
         });
         const auto blocks = all_blocks();
         const int64_t num_blocks = static_cast<int64_t>(blocks.size());
@@ -219,55 +219,45 @@ public:
 
 private:
     // from the gradient of y to those of gate, up, x and the slots' weights
-    void through(const Chunk& chunk, int member) const {
+    void through(const Chunk& chunk, int64_t next, int member) const {
         const int64_t D = s_.width, F = s_.size, m = chunk.count;
-        const int64_t a_bytes = aligned(std::max(room_of(m, D), 2 * room_of(m, F)));
-        const int64_t b_bytes = aligned(gemm_.panel_bytes(gemm_.columns, std::max(D, F)));
-        const int64_t wide_count = m * std::max(D, 2 * F);
-        Parts parts(team_.scratch(member).get<uint8_t>(
-            a_bytes + b_bytes + aligned(wide_count * 4) + aligned(m * F * 4) + aligned(F * 4)));
+        const int64_t a_bytes = std::max(room_of(m, D), 2 * room_of(m, F));
+        const int64_t b_bytes = std::max(gemm_.panel_bytes(gemm_.columns, D),
+                                         2 * gemm_.panel_bytes(gemm_.columns, F));
+        Parts parts(team_.scratch(member).get<uint8_t>(aligned(a_bytes) + aligned(b_bytes) +
+                                                       aligned(m * F * 4) + aligned(6 * F * 4)));
         uint8_t *a = parts.take<uint8_t>(a_bytes), *b = parts.take<uint8_t>(b_bytes);
-        float *wide = parts.take<float>(wide_count), *h = parts.take<float>(m * F);
-        float* spare = parts.take<float>(F);
+        const Reals grad_h{parts.take<float>(m * F), Real::f32};
+        float* spare = parts.take<float>(6 * F);
 
-        const Target hidden(hidden_, chunk.row * F, h), inner(inner_, chunk.row * 2 * F, wide);
-        const Factor grad{tokens(grad_y_), false, chunk.row};
-        const Factor down{matrix(pass_.weights.down_EDF, chunk.expert, F), true, 0};
-        multiply(Left(gemm_, grad, m, 0, D, a), down, F, D, false, b, hidden.floats(), F);
-        const float* gate = as_floats(gemm_, gate_up_, chunk.row * 2 * F, m * 2 * F, wide);
+        const ExpertWeights& w = pass_.weights;
+        const Left grad(gemm_, {tokens(grad_y_), false, chunk.row}, m, 0, D, a);
+        const Pair down{grad, {matrix(w.down_EDF, chunk.expert, F), true, 0}};
+        multiply(gemm_, &down, 1, m, F, b, grad_h, F, ahead(w.gate_EFD, chunk.expert, m, F));
         for (int64_t r = 0; r < m; ++r)
-            through_glu(chunk.row + r, gate + r * 2 * F, inner.floats() + r * 2 * F,
-                        hidden.floats() + r * F, spare);
-        inner.put(gemm_, m * 2 * F);
-        hidden.put(gemm_, m * F);
-        to_x(chunk, inner.floats(), a, b, Target(rows_, chunk.row * D, wide));
+            through_glu(chunk.row + r, reinterpret_cast<const float*>(grad_h.at(r * F)), spare);
+        const View inner = view(inner_.from(chunk.row * 2 * F), 2 * F);
+        const Left gate(gemm_, {inner, false, 0}, m, 0, F, a);
+        const Left up(gemm_, {inner, false, 0}, m, F, F, a + room_of(m, F));
+        const Pair both[] = {{gate, {matrix(w.gate_EFD, chunk.expert, D), true, 0}},
+                             {up, {matrix(w.up_EFD, chunk.expert, D), true, 0}}};
+        multiply(gemm_, both, 2, m, D, b, rows_.from(chunk.row * D), D,
+                 ahead(w.down_EDF, next, m, D));
     }
 
-    // the gradient of h becomes h, weighed
-    void through_glu(int64_t row, const float* gate, float* grad_gate, float* h,
-                     float* grad) const {
+    // a row's gradients of gate and up, and its h, all weighed
+    void through_glu(int64_t row, const float* grad_h, float* spare) const {
         const int64_t F = s_.size, slot = routed_.order_R[row];
         const float weight = pass_.weight_TK[slot];
-        std::memcpy(grad, h, static_cast<size_t>(F) * sizeof(float));
-        glu_back(kernels_, gate, gate + F, grad, pass_.rule, F, grad_gate, grad_gate + F, h);
-        to_.weight_TK[slot] = kernels_.dot(h, grad, F);
-        for (int64_t i = 0; i < 2 * F; ++i) grad_gate[i] *= weight;
+        const Reals inner = inner_.from(row * 2 * F), hidden = hidden_.from(row * F);
+        const float* gate = as_floats(gemm_, gate_up_.from(row * 2 * F), 2 * F, spare);
+        float *grad = room_for(inner, spare + 2 * F), *h = room_for(hidden, spare + 4 * F);
+        glu_back(kernels_, gate, gate + F, grad_h, pass_.rule, F, grad, grad + F, h);
+        to_.weight_TK[slot] = kernels_.dot(h, grad_h, F);
+        for (int64_t i = 0; i < 2 * F; ++i) grad[i] *= weight;
         for (int64_t i = 0; i < F; ++i) h[i] *= weight;
-    }
-
-    void to_x(const Chunk& chunk, const float* inner, uint8_t* a, uint8_t* b,
-              const Target& result) const {
-        const int64_t D = s_.width, F = s_.size, m = chunk.count;
-        const Factor gate{floats(inner, 2 * F), false, 0};
-        // both before the first product, which may lie where they do
-        const Left left[] = {Left(gemm_, gate, m, 0, F, a),
-                             Left(gemm_, gate, m, F, F, a + room_of(m, F))};
-        const Reals stacks[] = {pass_.weights.gate_EFD, pass_.weights.up_EFD};
-        for (int i = 0; i < 2; ++i) {
-            const Factor right{matrix(stacks[i], chunk.expert, D), true, 0};
-            multiply(left[i], right, D, F, i > 0, b, result.floats(), D);
-        }
-        result.put(gemm_, m * D);
+        put(gemm_, grad, 2 * F, inner);
+        put(gemm_, h, F, hidden);
     }
 
     // rows of the gradient of an expert's matrices: of gate and of up, or of down
@@ -278,73 +268,64 @@ private:
 
     std::vector<Block> all_blocks() const {
         std::vector<Block> blocks;
-        for (int64_t e = 0; e < s_.experts; ++e)
+        for (int64_t e = 0; e < s_.experts; ++e) {
+            const int64_t steps = std::max<int64_t>(1, rows_of(e));
+            const int64_t fitting = 2 * kChunkBytes / (steps * 4) / gemm_.rows;
+            const int64_t most = std::max<int64_t>(2, fitting) * gemm_.rows;
             for (const bool is_down : {false, true}) {
                 const int64_t rows = is_down ? s_.width : s_.size;
-                const int64_t fitting = kChunkBytes / (columns_of(is_down) * 4) / gemm_.rows;
-                const int64_t most = std::max<int64_t>(2, fitting) * gemm_.rows;
                 for (int64_t at = 0; at < rows; at += most)
                     blocks.push_back({e, at, std::min(most, rows - at), is_down});
             }
+        }
         return blocks;
     }
 
-    int64_t columns_of(bool is_down) const { return is_down ? s_.size : s_.width; }
+    int64_t rows_of(int64_t e) const {
+        return routed_.first_E[static_cast<size_t>(e) + 1] - routed_.first_E[static_cast<size_t>(e)];
+    }
 
     void weigh(const Block& block, int member) const {
-        const int64_t columns = columns_of(block.is_down), count = block.count;
-        const int64_t a_bytes = aligned(room_of(count, kSumRows)), c_bytes = count * columns * 4;
-        const int64_t b_bytes = aligned(gemm_.panel_bytes(gemm_.columns, kSumRows));
-        Parts parts(team_.scratch(member).get<uint8_t>(2 * a_bytes + b_bytes +
-                                                       2 * aligned(c_bytes)));
-        uint8_t* b = parts.take<uint8_t>(b_bytes);
-        const auto side = [&](const Reals& to, const Factor& left) {
-            const int64_t place = (block.expert * s_.size * s_.width) + block.first * columns;
-            return Side{left, parts.take<uint8_t>(a_bytes),
-                        Target(to, place, parts.take<float>(count * columns))};
-        };
-        const View inner{inner_.data, inner_.type, 2 * s_.size};
+        const int64_t columns = block.is_down ? s_.size : s_.width;
+        const int64_t place = block.expert * s_.size * s_.width + block.first * columns;
         const ExpertWeights& to = to_.weights;
+        const View inner = view(inner_, 2 * s_.size);
         if (block.is_down) {
-            const Factor right{{hidden_.data, hidden_.type, s_.size}, true, 0};
-            sum(block, {side(to.down_EDF, {tokens(grad_y_), true, block.first})}, right, b);
-        } else {
-            const Factor right{tokens(pass_.x_TD), true, 0};
-            sum(block, {side(to.gate_EFD, {inner, true, block.first}),
-                        side(to.up_EFD, {inner, true, s_.size + block.first})}, right, b);
+            const Factor right{view(hidden_, s_.size), true, 0};
+            sum(block, member, {tokens(grad_y_), true, block.first}, right, to.down_EDF.from(place));
+            return;
         }
+        const Factor right{tokens(pass_.x_TD), true, 0};
+        sum(block, member, {inner, true, block.first}, right, to.gate_EFD.from(place));
+        sum(block, member, {inner, true, s_.size + block.first}, right, to.up_EFD.from(place));
     }
 
-    // a left factor, its panels, and where its products go
-    struct Side {
-        Factor left;
-        uint8_t* a;
-        Target c;
-    };
-
-    void sum(const Block& block, const std::vector<Side>& sides, const Factor& right,
-             uint8_t* b) const {
-        const int64_t begin = routed_.first_E[static_cast<size_t>(block.expert)];
-        const int64_t end = routed_.first_E[static_cast<size_t>(block.expert) + 1];
-        const int64_t numbers = block.count * columns_of(block.is_down);
-        for (const Side& side : sides)
-            if (begin == end)
-                std::memset(side.c.floats(), 0, static_cast<size_t>(numbers) * sizeof(float));
-        for (int64_t row = begin; row < end; row += kSumRows)
-            sum_rows(block, sides, right, b, row, std::min(kSumRows, end - row), row > begin);
-        for (const Side& side : sides) side.c.put(gemm_, numbers);
+    // over an expert's rows
+    void sum(const Block& block, int member, const Factor& left, const Factor& right,
+             const Reals& c) const {
+        const int64_t columns = block.is_down ? s_.size : s_.width, m = block.count;
+        const int64_t row = routed_.first_E[static_cast<size_t>(block.expert)];
+        const int64_t steps = rows_of(block.expert);
+        if (steps == 0) {
+            std::memset(c.data, 0, static_cast<size_t>(m * columns * size_of(c.type)));
+            return;
+        }
+        const int64_t a_bytes = room_of(m, steps);
+        const int64_t b_bytes = gemm_.panel_bytes(gemm_.columns, steps);
+        Parts parts(team_.scratch(member).get<uint8_t>(aligned(a_bytes) + aligned(b_bytes)));
+        uint8_t *a = parts.take<uint8_t>(a_bytes), *b = parts.take<uint8_t>(b_bytes);
+        const Left all(gemm_, left, m, row, steps, a);
+        Factor from_row = right;
+        from_row.view = below(right.view, row);
+        const Pair pair{all, from_row};
+        multiply(gemm_, &pair, 1, m, columns, b, c, columns, {}, true);
     }
 
-    void sum_rows(const Block& block, const std::vector<Side>& sides, const Factor& right,
-                  uint8_t* b, int64_t row, int64_t steps, bool adds) const {
-        const int64_t columns = columns_of(block.is_down), m = block.count;
-        std::vector<Left> left;
-        for (const Side& side : sides) left.emplace_back(gemm_, side.left, m, row, steps, side.a);
-        for (int64_t j = 0; j < columns; j += gemm_.columns) {
-            const Right panel(gemm_, right, j, columns, row, steps, b);
-            for (size_t i = 0; i < sides.size(); ++i)
-                left[i].times(panel.steps, panel.count, adds, sides[i].c.floats() + j, columns);
-        }
+    // a view from a row on
+    static View below(View view, int64_t row) {
+        if (view.index) view.index += row;
+        else view.data = static_cast<const uint8_t*>(view.data) + row * view.stride * size_of(view.type);
+        return view;
     }
 
     Reals gate_up_, grad_y_;
@@ -357,6 +338,7 @@ private:
 Routed::Routed(Shape shape, const int64_t* order_R, const int64_t* counts_E)
     : shape(shape), first_E(1, 0),
       place_TK(static_cast<size_t>(shape.tokens * shape.slots), -1), order_R(order_R) {
+    token_R.reserve(static_cast<size_t>(shape.rows));
     for (int64_t e = 0; e < shape.experts; ++e) {
         if (counts_E[e] < 0) throw std::invalid_argument("an expert has less than no rows");
         first_E.push_back(first_E.back() + counts_E[e]);

@@ -8,17 +8,10 @@
 #include <vector>
 
 #include "../kernels.h"
+#include "panels.h"
 #include "team.h"
 
 namespace expertly {
-
-// a tensor without gaps
-struct Reals {
-    void* data;
-    Real type;
-
-    uint8_t* at(int64_t i) const { return static_cast<uint8_t*>(data) + i * size_of(type); }
-};
 
 struct Shape {
     int64_t tokens, width, size, experts, slots, rows;

@@ -42,36 +42,61 @@ inline void pack(const Gemm& gemm, bool is_b, const Factor& factor, int64_t from
         factor.view, piece_of(factor, from, count, step, steps), to);
 }
 
+// memory that will be wanted next, fetched bit by bit between products
+class Ahead {
+public:
+    Ahead() = default;
+    Ahead(const uint8_t* at, int64_t bytes, int64_t products)
+        : at_(at), end_(at + bytes), slice_((bytes / std::max<int64_t>(1, products) + 64) / 64 * 64) {}
+
+    void fetch() {
+        const uint8_t* end = std::min(end_, at_ + slice_);
+        for (; at_ < end; at_ += 64) __builtin_prefetch(at_, 0, 2);
+    }
+
+private:
+    const uint8_t* at_ = nullptr;
+    const uint8_t* end_ = nullptr;
+    int64_t slice_ = 0;
+};
+
+// a tensor without gaps, or a part of one
+struct Reals {
+    void* data;
+    Real type;
+
+    uint8_t* at(int64_t i) const { return static_cast<uint8_t*>(data) + i * size_of(type); }
+    Reals from(int64_t i) const { return {at(i), type}; }
+};
+
 // all m of A, in panels one after the other or as they are
 class Left {
 public:
     // for `steps` k from `step` on; `room` is for panels
     Left(const Gemm& gemm, const Factor& factor, int64_t m, int64_t step, int64_t steps,
          uint8_t* room)
-        : gemm_(gemm), m_(m), steps_(steps) {
+        : steps(steps) {
         if (is_read_as_it_is(gemm, factor, steps)) {
             first_ = as_it_is(factor, 0, step), stride_ = gemm.rows * 4;
             return;
         }
         first_ = gemm.in_panel(room, gemm.rows), stride_ = gemm.panel_bytes(gemm.rows, steps);
-        for (int64_t i = 0; i < m; i += gemm.rows, room += stride_)
-            pack(gemm, false, factor, i, count_from(i), step, steps, room);
+        for (int64_t i = 0; i < m; i += gemm.rows, room += stride_) {
+            const int count = static_cast<int>(std::min<int64_t>(gemm.rows, m - i));
+            pack(gemm, false, factor, i, count, step, steps, room);
+        }
     }
 
-    // C's columns of one panel of B
-    void times(const Steps& b, int n, bool adds, float* c, int64_t stride) const {
-        Steps a = first_;
-        for (int64_t i = 0; i < m_; i += gemm_.rows, a.data += stride_)
-            gemm_.multiply(steps_, a, b, count_from(i), n, adds, c + i * stride, stride);
+    Steps panel(int64_t index) const {
+        Steps at = first_;
+        at.data += index * stride_;
+        return at;
     }
+
+    const int64_t steps;
 
 private:
-    int count_from(int64_t i) const {
-        return static_cast<int>(std::min<int64_t>(gemm_.rows, m_ - i));
-    }
-
-    const Gemm& gemm_;
-    int64_t m_, steps_, stride_;
+    int64_t stride_;
     Steps first_{};
 };
 
@@ -91,6 +116,35 @@ struct Right {
         pack(gemm, true, factor, from, count, step, num_steps, room);
     }
 };
+
+// of a product, or of one of two that are added
+struct Pair {
+    const Left& left;
+    Factor right;
+};
+
+// C[m, n] = the sum of one or two products; `room` is for a panel of B each
+inline void multiply(const Gemm& gemm, const Pair* pairs, int count, int64_t m, int64_t n,
+                     uint8_t* room, const Reals& c, int64_t stride, Ahead ahead, bool is_last_use = false) {
+    const PanelKernel kernel = gemm.multiply[static_cast<int>(c.type)];
+    for (int64_t j = 0; j < n; j += gemm.columns) {
+        Term terms[2];
+        int width = 0;
+        uint8_t* at = room;
+        for (int p = 0; p < count; ++p) {
+            const int64_t steps = pairs[p].left.steps;
+            const Right right(gemm, pairs[p].right, j, n, 0, steps, at);
+            at += gemm.panel_bytes(gemm.columns, steps);
+            terms[p] = {steps, {}, right.steps, is_last_use}, width = right.count;
+        }
+        for (int64_t i = 0; i < m; i += gemm.rows) {
+            ahead.fetch();
+            for (int p = 0; p < count; ++p) terms[p].a = pairs[p].left.panel(i / gemm.rows);
+            const int rows = static_cast<int>(std::min<int64_t>(gemm.rows, m - i));
+            kernel(terms, count, rows, width, c.at(i * stride + j), stride);
+        }
+    }
+}
 
 inline int64_t panels_of(const Gemm& gemm, int64_t m) { return (m + gemm.rows - 1) / gemm.rows; }
 
