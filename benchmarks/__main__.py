@@ -1,23 +1,24 @@
-"""`python -m benchmarks [grouped|layer] [--dtype TYPE]`: a table, then one JSON line."""
+"""`python -m benchmarks [grouped|layer|step] [--dtype TYPE]`: a table, then one JSON line."""
 
 import argparse
 import json
 
 import torch
 
-from benchmarks import grouped, layer
+from benchmarks import grouped, layer, step
 from benchmarks.harness import machine
 from expertly.machine import keep_freed_memory
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=("grouped", "layer"), nargs="?", default="grouped")
+    parser.add_argument("what", choices=("grouped", "layer", "step"), nargs="?", default="grouped")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
     # for all that is compared alike, as the trainer does
     keep_freed_memory()
-    found = _layers() if options.what == "layer" else _grouped(options.dtype)
+    tables = {"grouped": lambda: _grouped(options.dtype), "layer": _layers, "step": _steps}
+    found = tables[options.what]()
     print(json.dumps({"machine": machine(), "dtype": options.dtype, "rows": found}))
 
 
@@ -46,6 +47,15 @@ def _layers() -> list[dict[str, object]]:
                 for key in ("to_dense", "spread", "milliseconds", "kept_kilobytes")
             )
             print(f"  {name:13}{ratio:>6}  {spread}  {ms:>7} ms  {kept:>7} kB", flush=True)
+    return found
+
+
+def _steps() -> list[dict[str, object]]:
+    found = []
+    for row in step.rows():
+        found.append(row)
+        print(row["dtype"], row["optimiser"], row["tokens_per_second"],
+              f"mixture {row['share_of_dense']} of dense, {row['spread']}", flush=True)  # fmt: skip
     return found
 
 
