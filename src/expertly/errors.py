@@ -5,7 +5,8 @@ ExpertlyError (a ValueError)
 ├── CheckpointError   a model's files: missing, damaged, left over, unfilled, of the wrong shape
 ├── InputError        a prompt, a text, an option, a request
 ├── RecipeError       a training recipe
-└── OutputError       a file that cannot be written
+├── OutputError       a file that cannot be written
+└── RankError         another process of a run on several
 """
 
 
@@ -35,4 +36,8 @@ class RecipeError(ExpertlyError):
 
 
 class OutputError(ExpertlyError):
+    pass
+
+
+class RankError(ExpertlyError):
     pass

@@ -47,7 +47,9 @@ def _adapt(recipe: Recipe, steps: int | None, texts: list[Path]) -> Recipe:
 
 def _conclude(summary: Summary, num_steps: int) -> None:
     if summary.final is not None:
-        print(summary.final)
+        if summary.is_first:
+            print(summary.final)
         return
-    typer.echo(f"stopped at step {summary.step} of {num_steps}; go on with --resume", err=True)
+    if summary.is_first:
+        typer.echo(f"stopped at step {summary.step} of {num_steps}; go on with --resume", err=True)
     raise typer.Exit(128 + (summary.stopped_by or signal.SIGINT))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from expertly import kernels
 from expertly.config import Glu, Mixture, SoftMixture
+from expertly.mixture.dispatch import Dispatcher
 from expertly.mixture.routing import Rows
 
 
@@ -55,6 +56,9 @@ class Experts(nn.Module):
         super().__init__()
         num, size = mixture.num_experts, mixture.expert_size
         has_bias = mixture.has_expert_bias
+        self.num_experts = num
+        # where experts are that are not all here
+        self.dispatcher: Dispatcher | None = None
         self.glu = mixture.glu
         self.scales_input = isinstance(mixture, Mixture) and mixture.scales_input
         self.is_zero_identity = isinstance(mixture, Mixture) and mixture.zero == "identity"
@@ -72,7 +76,7 @@ class Experts(nn.Module):
         without a row add nothing."""
         order_R, counts_E = self._with_output(rows)
         stacks = (self.w_gate_EFD, self.w_up_EFD, self.w_down_EDF)
-        if self.is_plain and kernels.is_native(x_TD, *stacks):
+        if self.is_plain and self.dispatcher is None and kernels.is_native(x_TD, *stacks):
             return kernels.expert_rows(x_TD, *stacks, weight_TK, order_R, counts_E, self.glu)
         num_tokens, num_slots = weight_TK.shape
         x_RD = x_TD.index_select(0, order_R // num_slots)
@@ -87,13 +91,13 @@ class Experts(nn.Module):
 
     def _with_output(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """The rows that give something: those of zero experts, which come last, may not."""
-        num = self.w_gate_EFD.shape[0]
+        num = self.num_experts
         if len(rows.counts_E) == num or self.is_zero_identity:
             return rows.order_R, rows.counts_E
         return rows.order_R[: int(rows.counts_E[:num].sum())], rows.counts_E[:num]
 
     def _compute_all(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
-        num = self.w_gate_EFD.shape[0]
+        num = self.num_experts
         if len(counts_E) == num:
             return self.compute(x_RD, counts_E)
         num_rows = int(counts_E[:num].sum())
@@ -101,7 +105,18 @@ class Experts(nn.Module):
         return torch.cat((y_RD, x_RD[num_rows:].to(y_RD.dtype)))
 
     def compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
-        """y_RD: each row through its expert; rows come sorted by expert."""
+        """y_RD: each row through its expert, wherever that is; rows come sorted by expert."""
+        if self.dispatcher is None:
+            return self._compute_here(x_RD, counts_E)
+        arrived = self.dispatcher.send(x_RD, counts_E)
+        return arrived.back(self._compute_here(arrived.x_RD, arrived.counts_E))
+
+    def _compute_here(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+        stacks = (self.w_gate_EFD, self.w_up_EFD, self.w_down_EDF)
+        if self.b_gate_EF is None and kernels.is_native(x_RD, *stacks):
+            # as tokens with one expert each
+            order_R, one_R1 = torch.arange(len(x_RD)), torch.ones(len(x_RD), 1)
+            return kernels.expert_rows(x_RD, *stacks, one_R1, order_R, counts_E, self.glu)
         gate_RF = kernels.grouped_mm(x_RD, self.w_gate_EFD, counts_E)
         up_RF = kernels.grouped_mm(x_RD, self.w_up_EFD, counts_E)
         if self.b_gate_EF is not None and self.b_up_EF is not None:

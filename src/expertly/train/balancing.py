@@ -45,8 +45,9 @@ def rule_loss(
     recipe: BalanceRecipe, config: ModelConfig, routings: Sequence[Routing], rows: Sequence[Tensor]
 ) -> Tensor:
     """The rule's loss without its weight, the mean over layers; of rules that have none it is
-    the Switch loss, for the record. `rows`: each layer's rows of the whole step, for "global"."""
-    if recipe.rule == "global":
+    the Switch loss, for the record. `rows`: each layer's rows of the whole step (for "global")
+    or of the other ranks' parts of the batch too; none: the batch is all there is."""
+    if rows:
         return _mean(balance.load_balance(r, n) for r, n in zip(routings, rows, strict=True))
     if recipe.rule == "importance":
         return _mean(balance.importance(routing) for routing in routings)

@@ -16,6 +16,7 @@ from expertly.config import ModelConfig
 from expertly.errors import OutputError, RecipeError
 from expertly.families import read_config
 from expertly.model import Decoder, initialise
+from expertly.parallel import ALONE, Ranks, place
 from expertly.text import Tokenizer
 from expertly.train import checkpoints
 from expertly.train.balancing import check_balance
@@ -89,8 +90,9 @@ def _take(lock: TextIO, folder: Path) -> None:
         ) from None
 
 
-def begin(recipe: Recipe, folder: Path, note: Callable[[str], None]) -> Begun:
-    """The run's newest verified checkpoint, or its first state where there is none."""
+def begin(recipe: Recipe, folder: Path, note: Callable[[str], None], ranks: Ranks = ALONE) -> Begun:
+    """The run's newest verified checkpoint, or its first state where there is none; on several
+    ranks each has its part."""
     dtype = resolve_dtype(recipe.run.dtype)
     data = recipe.data
     domains = open_domains(data.texts, data.weights, data.held_out, recipe.folder)
@@ -98,21 +100,21 @@ def begin(recipe: Recipe, folder: Path, note: Callable[[str], None]) -> Begun:
     for reason in rejected:
         note(f"skipped a checkpoint: {reason}")
     with writing(folder):
-        if found is None:
-            tokenizer = _first_files(recipe, domains, folder)
-        else:
-            tokenizer = Tokenizer.open(folder)
-        end_id = min(tokenizer.eos_ids, default=None)
-        packed = pack(domains, folder / "tokenizer.json", folder / "data", end_id)
+        if ranks.is_first:
+            tokenizer, packed = _files(recipe, domains, folder, is_new=found is None)
+        ranks.wait()
+        if not ranks.is_first:
+            tokenizer, packed = _files(recipe, domains, folder, is_new=False)
     about = {
         "settings": _settings(recipe),
         "data": packed.fingerprint,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
-    state = (
-        _first_state(recipe, tokenizer) if found is None else _resumed(found, recipe, about, note)
-    )
+    if found is None:
+        state = _first_state(recipe, tokenizer, ranks)
+    else:
+        state = _resumed(found, recipe, about, note, ranks)
     state.model.tokenizer = tokenizer
     held_out = {domain.name: text for domain in domains if (text := domain.held_out()).strip()}
     return Begun(
@@ -124,6 +126,14 @@ def begin(recipe: Recipe, folder: Path, note: Callable[[str], None]) -> Begun:
         about=about,
         saved=found,
     )
+
+
+def _files(
+    recipe: Recipe, domains: tuple[Domain, ...], folder: Path, *, is_new: bool
+) -> tuple[Tokenizer, Packed]:
+    tokenizer = _first_files(recipe, domains, folder) if is_new else Tokenizer.open(folder)
+    end_id = min(tokenizer.eos_ids, default=None)
+    return tokenizer, pack(domains, folder / "tokenizer.json", folder / "data", end_id)
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -173,15 +183,20 @@ def _first_files(recipe: Recipe, domains: tuple[Domain, ...], folder: Path) -> T
     return make_tokenizer(recipe, domains, folder)
 
 
-def _first_state(recipe: Recipe, tokenizer: Tokenizer) -> State:
+def _first_state(recipe: Recipe, tokenizer: Tokenizer, ranks: Ranks) -> State:
     seed_all(recipe.run.seed)
     model = make_model(recipe, tokenizer)
     check_balance(model.config, recipe.balance)
+    place(model, ranks)
     return State(model=model, optimisers=make_optimisers(model, recipe.optimiser))
 
 
 def _resumed(
-    found: Path, recipe: Recipe, about: dict[str, Any], note: Callable[[str], None]
+    found: Path,
+    recipe: Recipe,
+    about: dict[str, Any],
+    note: Callable[[str], None],
+    ranks: Ranks,
 ) -> State:
     before = checkpoints.read_trainer(found)
     _refuse_another_run(before, about)
@@ -195,7 +210,7 @@ def _resumed(
             f"{recipe.steps} steps instead of {before['settings']['steps']}: the learning rate "
             "follows another curve from here on"
         )
-    state = checkpoints.read_checkpoint(found, recipe.optimiser)
+    state = checkpoints.read_checkpoint(found, recipe.optimiser, ranks)
     note(f"resumed at step {state.step} from {found}")
     return state
 

@@ -1,7 +1,9 @@
 """Checkpoints of a run: written whole or not at all, verified before they are trusted.
 
 A folder step-00001200 holds model/ (a Hugging Face folder, float32), optimiser.safetensors,
-trainer.json and, written last, manifest.json with the size and hash of every other file.
+trainer.json and, written last, manifest.json with the size and hash of every other file. A run on
+several ranks has shards/ (safetensors, each rank its part) in place of the first two; any number
+of ranks reads either.
 """
 
 import hashlib
@@ -12,12 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from expertly.checkpoint import load, save, whole_folder
 from expertly.errors import CheckpointError, OutputError
-from expertly.train.files import digest
+from expertly.families import read_config
+from expertly.model import Decoder
+from expertly.parallel import ALONE, Ranks, names_in, place, read_spread, write_spread
+from expertly.train.files import digest, writing
 from expertly.train.recipe import OptimiserRecipe
+from expertly.train.spreading import OPTIMISER, add_moments, local_moments, parts
 from expertly.train.state import (
     State,
     make_optimisers,
@@ -26,6 +33,9 @@ from expertly.train.state import (
     restore_optimisers,
     restore_random_states,
 )
+
+SHARDS, CONFIG = "shards", "config.json"
+Parts = tuple[Decoder, tuple[torch.optim.Optimizer, ...]]
 
 _NAME = re.compile(r"step-(\d{8,})")
 _COUNTERS = (
@@ -39,25 +49,50 @@ _COUNTERS = (
 )
 
 
-def write_checkpoint(folder: Path, state: State, about: dict[str, Any]) -> Path:
+def write_checkpoint(
+    folder: Path, state: State, about: dict[str, Any], ranks: Ranks = ALONE
+) -> Path:
     """folder/step-N, durable when this returns; `about` goes into trainer.json as it is.
 
     Raises OutputError when it cannot be written; then nothing of it is left.
     """
     target = folder / f"step-{state.step:08d}"
-    if target.exists():  # left by a run that is being repeated, and it did not verify
+    if target.exists() and ranks.is_first:  # left by a run that is repeated; it did not verify
         shutil.rmtree(target)
     try:
+        shards = _write_shards(target, state, ranks) if ranks.count > 1 else None
+        if not ranks.is_first:
+            ranks.wait()
+            return target
         with whole_folder(target) as partial:
-            save(state.model, partial / "model")
-            save_file(optimiser_tensors(state), partial / "optimiser.safetensors")
+            if shards is None:
+                save(state.model, partial / "model")
+                save_file(optimiser_tensors(state), partial / "optimiser.safetensors")
+            else:
+                shards.rename(partial / SHARDS)
+                config = json.dumps(dict(state.model.config.source))
+                (partial / CONFIG).write_text(config, "utf-8")
             trainer = {**_counters(state), "random": random_states(), **about}
             (partial / "trainer.json").write_text(json.dumps(trainer), "utf-8")
             (partial / "manifest.json").write_bytes(_manifest(partial, state.step))
     except OutputError as error:
         message = f"the checkpoint was not saved: {error.message}"
         raise OutputError(message, hint=_how_to_go_on(folder)) from error
+    ranks.wait()
     return target
+
+
+def _write_shards(target: Path, state: State, ranks: Ranks) -> Path:
+    """What all ranks write together, beside where it will be."""
+    folder = target.with_name(f".{target.name}.{SHARDS}")
+    if ranks.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
+        with writing(folder):
+            folder.mkdir(parents=True)
+    ranks.wait()
+    write_spread(folder, parts(state, ranks), ranks)
+    ranks.wait()
+    return folder
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
@@ -66,14 +101,35 @@ def read_trainer(folder: Path) -> dict[str, Any]:
     return trainer
 
 
-def read_checkpoint(folder: Path, recipe: OptimiserRecipe) -> State:
-    """The state in a verified checkpoint; torch's, numpy's and Python's generators too."""
+def read_checkpoint(folder: Path, recipe: OptimiserRecipe, ranks: Ranks = ALONE) -> State:
+    """The state in a verified checkpoint, or this rank's part of it; torch's, numpy's and Python's
+    generators too."""
     trainer = read_trainer(folder)
-    model = load(folder / "model", "float32").train()
-    optimisers = make_optimisers(model, recipe)
-    restore_optimisers(optimisers, model, load_file(folder / "optimiser.safetensors"))
+    counters = {key: trainer[key] for key in _COUNTERS}
+    read = _from_shards if (folder / SHARDS).is_dir() else _from_files
+    model, optimisers = read(folder, recipe, ranks)
     restore_random_states(trainer["random"])
-    return State(model=model, optimisers=optimisers, **{key: trainer[key] for key in _COUNTERS})
+    return State(model=model, optimisers=optimisers, **counters)
+
+
+def _from_files(folder: Path, recipe: OptimiserRecipe, ranks: Ranks) -> Parts:
+    model = load(folder / "model", "float32").train()
+    place(model, ranks)
+    optimisers = make_optimisers(model, recipe)
+    moments = load_file(folder / "optimiser.safetensors")
+    restore_optimisers(optimisers, model, local_moments(moments, model, ranks))
+    return model, optimisers
+
+
+def _from_shards(folder: Path, recipe: OptimiserRecipe, ranks: Ranks) -> Parts:
+    config = read_config(json.loads((folder / CONFIG).read_bytes()))
+    model = Decoder(config, dtype=torch.float32).train()
+    place(model, ranks)
+    state = State(model=model, optimisers=make_optimisers(model, recipe))
+    names = names_in(folder / SHARDS)
+    add_moments(state, [n.removeprefix(OPTIMISER) for n in names if n.startswith(OPTIMISER)])
+    read_spread(folder / SHARDS, parts(state, ranks), ranks)
+    return model, state.optimisers
 
 
 def newest_verified(folder: Path) -> tuple[Path | None, list[str]]:

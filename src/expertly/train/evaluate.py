@@ -106,7 +106,7 @@ def _batches(
 
 def _nats(model: Decoder, rows: list[Sequence[int]], firsts: list[int]) -> float:
     ids_BS = torch.tensor(rows, dtype=torch.int64)
-    with torch.inference_mode():
+    with torch.no_grad():
         logits_BSV = model(ids_BS[:, :-1]).logits
         losses_T: Tensor = torch.nn.functional.cross_entropy(
             logits_BSV.flatten(0, 1), ids_BS[:, 1:].flatten(), reduction="none"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expertly.mixture import Routing, measures
+from expertly.parallel import Ranks
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ class Load:
             num_tokens=total,
             token_entropy=entropy / max(1, total),
             scores_TE=torch.cat((self.scores_TE, other.scores_TE)),
+        )
+
+    def over(self, ranks: Ranks, *, has_scores: bool) -> "Load":
+        """That of all ranks, which have as many tokens each."""
+        if ranks.count == 1:
+            return self
+        return Load(
+            counts_E=ranks.sum(self.counts_E),
+            num_tokens=self.num_tokens * ranks.count,
+            token_entropy=ranks.mean(self.token_entropy),
+            scores_TE=ranks.gather(self.scores_TE) if has_scores else self.scores_TE,
         )
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from expertly.checkpoint import save, whole_folder
 from expertly.errors import RecipeError
 from expertly.machine import keep_freed_memory
+from expertly.parallel import Ranks, joined
 from expertly.train import checkpoints, watch
 from expertly.train.begin import Begun, begin, run_folder
 from expertly.train.evaluate import score
@@ -19,6 +21,7 @@ from expertly.train.metrics import Metrics
 from expertly.train.progress import Display
 from expertly.train.recipe import Recipe
 from expertly.train.sampler import Sampler
+from expertly.train.spreading import whole_model
 from expertly.train.step import Report, take_step
 from expertly.train.stopping import Stop, stopping
 
@@ -37,6 +40,7 @@ class Summary:
     seconds: float
     skipped: int
     stopped_by: int | None = None  # the signal's number
+    is_first: bool = True  # whether this process speaks for the run
     bits_per_byte: dict[str, float] = field(default_factory=dict)
 
 
@@ -48,6 +52,7 @@ class _Run:
     metrics: Metrics
     display: Display
     saved: Path | None
+    ranks: Ranks
     history: list[watch.Reading] = field(default_factory=list)
     bits_per_byte: dict[str, float] = field(default_factory=dict)
 
@@ -66,22 +71,40 @@ def train(
     the run would have given that never stopped (on as many threads). `stop_after` saves and
     returns after so many steps in all. SIGINT and SIGTERM finish the step, save and return.
 
+    On several ranks (`[ranks]` in the recipe, processes begun by torchrun) the first writes and
+    speaks for all.
+
     Raises RecipeError, InputError, ConfigError for what cannot be trained, OutputError for a
-    folder that exists or cannot be written; checkpoints saved before stay as they are.
+    folder that exists or cannot be written, RankError when another rank is gone; checkpoints
+    saved before stay as they are.
     """
-    console = console or Console(stderr=True)
     keep_freed_memory()
+    want = recipe.ranks
+    with joined(want.experts, want.data, is_sharded=want.shard) as ranks:
+        return _train(recipe, folder, resume, stop_after, console, ranks)
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    stop_after: int | None,
+    console: Console | None,
+    ranks: Ranks,
+) -> Summary:
+    console = console or Console(stderr=True, quiet=not ranks.is_first)
 
     def note(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    with stopping() as stop, run_folder(folder, resume=resume):
-        begun = begin(recipe, folder, note)
+    with stopping() as stop, _own_folder(folder, resume, ranks):
+        begun = begin(recipe, folder, note, ranks)
         state = begun.state
         note(_describe(begun))
-        with Metrics(folder / "metrics.jsonl", state.step) as metrics:
+        metrics_path = folder / "metrics.jsonl" if ranks.is_first else None
+        with Metrics(metrics_path, state.step) as metrics:
             display = Display(recipe.steps, state.step, console=console)
-            run = _Run(recipe, folder, begun, metrics, display, begun.saved)
+            run = _Run(recipe, folder, begun, metrics, display, begun.saved, ranks)
             try:
                 if run.saved is None:
                     _save(run)  # a disk that is too small shows before the work, not after
@@ -98,8 +121,17 @@ def train(
         seconds=state.seconds,
         skipped=state.skipped,
         stopped_by=stop.signal,
+        is_first=ranks.is_first,
         bits_per_byte=run.bits_per_byte,
     )
+
+
+@contextmanager
+def _own_folder(folder: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
+    """The run's folder, which the first rank makes and holds for all."""
+    with run_folder(folder, resume=resume) if ranks.is_first else nullcontext():
+        ranks.wait()
+        yield
 
 
 def _describe(begun: Begun) -> str:
@@ -117,11 +149,13 @@ def _steps(run: _Run, last: int, stop: Stop) -> None:
     """Steps up to `last` or until asked to stop; the state is saved when this returns."""
     state, every = run.begun.state, run.recipe.run
     sampler = Sampler(run.begun.packed, run.recipe.data.sequence, every.seed)
-    while state.step < last and stop.signal is None:
+    while state.step < last and not _is_stopped(run, stop):
         began = time.monotonic()
         is_read = _is_due(state.step + 1, every.statistics_every)
         batches = _batches(sampler, run.recipe, state.step)
-        report = take_step(state, run.recipe, batches, run.begun.dtype, read=is_read)
+        report = take_step(
+            state, run.recipe, batches, run.begun.dtype, read=is_read, ranks=run.ranks
+        )
         state.seconds += time.monotonic() - began
         _record(run, report)
         _refuse_hopeless(run)
@@ -132,6 +166,11 @@ def _steps(run: _Run, last: int, stop: Stop) -> None:
     # a state in the middle of skipped steps may be beyond help: the one before them stays newest
     if state.skipped_in_a_row == 0:
         _save(run)
+
+
+def _is_stopped(run: _Run, stop: Stop) -> bool:
+    """Whether any rank was asked to stop: they do so together."""
+    return bool(run.ranks.sum(torch.tensor(int(stop.signal is not None))))
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -217,8 +256,9 @@ def _save(run: _Run) -> None:
     state, folder = run.begun.state, run.folder / "checkpoints"
     if run.saved is not None and run.saved.name == f"step-{state.step:08d}":
         return
-    run.saved = checkpoints.write_checkpoint(folder, state, run.begun.about)
-    checkpoints.retain(folder, run.recipe.run.keep, run.saved)
+    run.saved = checkpoints.write_checkpoint(folder, state, run.begun.about, run.ranks)
+    if run.ranks.is_first:
+        checkpoints.retain(folder, run.recipe.run.keep, run.saved)
 
 
 def _finish(run: _Run) -> Path:
@@ -229,7 +269,10 @@ def _finish(run: _Run) -> Path:
         return final
     _evaluate(run, None)
     dtype: torch.dtype = getattr(torch, run.recipe.run.final_dtype)
-    with whole_folder(final) as partial:
-        save(run.begun.state.model, partial, dtype=dtype)
-        (partial / "recipe.toml").write_text(run.recipe.source, "utf-8")
+    model = whole_model(run.begun.state.model, run.ranks)
+    if run.ranks.is_first:
+        with whole_folder(final) as partial:
+            save(model, partial, dtype=dtype)
+            (partial / "recipe.toml").write_text(run.recipe.source, "utf-8")
+    run.ranks.wait()
     return final

@@ -10,10 +10,13 @@ from expertly.train.files import write_whole, writing
 
 
 class Metrics:
-    """Appends rows to a file; opening it drops the rows after `step`, which will come again."""
+    """Appends rows to a file; opening it drops the rows after `step`, which will come again.
+    Without a file rows go nowhere."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path | None, step: int) -> None:
         self._path = path
+        if path is None:
+            return
         with writing(path):
             write_whole(path, b"".join(_rows_up_to(path, step)))
             # unbuffered: closing must not write again what a full disk has refused
@@ -21,6 +24,8 @@ class Metrics:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One row; a number that is not finite becomes null, as JSON has no name for it."""
+        if self._path is None:
+            return
         row = {"kind": kind, "step": step, **{key: _plain(v) for key, v in values.items()}}
         with writing(self._path):
             line = json.dumps(row, allow_nan=False).encode() + b"\n"
@@ -36,7 +41,8 @@ class Metrics:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._path is not None:
+            self._file.close()
 
 
 def _rows_up_to(path: Path, step: int) -> list[bytes]:

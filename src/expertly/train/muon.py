@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # coefficients of the quintic iteration that brings every singular value near 1 (Keller Jordan,
 # "Muon: an optimizer for hidden layers in neural networks", 2024)
@@ -65,7 +66,15 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(grad, 1 - group["momentum"])
         ahead = grad.lerp(state["momentum"], group["momentum"])
-        turned = orthogonalise(as_matrices(self._names[id(parameter)], ahead))
+        whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
+        turned = orthogonalise(as_matrices(self._names[id(parameter)], whole))
         scale = max(1.0, turned.shape[-2] / turned.shape[-1]) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(turned.view_as(parameter), alpha=-group["lr"] * scale)
+        parameter.add_(_like(turned.reshape(whole.shape), ahead), alpha=-group["lr"] * scale)
+
+
+def _like(whole: Tensor, ahead: Tensor) -> Tensor:
+    """This rank's shard, where there are shards."""
+    if not isinstance(ahead, DTensor):
+        return whole
+    return distribute_tensor(whole, ahead.device_mesh, ahead.placements, src_data_rank=None)

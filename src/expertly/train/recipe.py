@@ -215,6 +215,31 @@ class BalanceRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RanksRecipe:
+    """The processes of a run, `experts` times `data`: over how many each layer's experts are
+    spread, and how many such sets compute parts of each batch. `shard`: weights, gradients and
+    moments in shards over the data ranks, put together where they are needed."""
+
+    experts: int = 1
+    data: int = 1
+    shard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("experts", "data"):
+            value = getattr(self, name)
+            _require(value > 0, f"[ranks] {name} is {value}", "it must be positive")
+        _require(
+            not self.shard or self.data > 1,
+            "[ranks] shard is true with one data rank",
+            "shards are spread over data ranks: set data to 2 or more, or leave shard out",
+        )
+
+    @property
+    def count(self) -> int:
+        return self.experts * self.data
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """`model` is a config.json in the spelling of its family, in which vocab_size may be absent;
     or it is `start` alone: a folder whose config and weights the run begins with."""
@@ -228,6 +253,25 @@ class Recipe:
     optimiser: OptimiserRecipe
     run: RunRecipe
     balance: BalanceRecipe = BalanceRecipe()
+    ranks: RanksRecipe = RanksRecipe()
+
+    def __post_init__(self) -> None:
+        count = self.ranks.count
+        _require(
+            self.run.batch % count == 0,
+            f"[run] batch is {self.run.batch} for {count} ranks",
+            f"each rank computes as many sequences: give a multiple of {count}",
+        )
+        _require(
+            count == 1 or not self.balance.revive_after,
+            f"[balance] revive_after is {self.balance.revive_after} with {count} ranks",
+            "experts begin anew in runs of one process only: leave it out",
+        )
+        _require(
+            count == 1 or self.balance.rule not in ("importance", "relu"),
+            f"[balance] rule {self.balance.rule!r} with {count} ranks",
+            "its loss is one of a whole batch on one process: take switch, global, bias, quantile",
+        )
 
     @property
     def tokens_per_step(self) -> int:
@@ -272,7 +316,7 @@ def parse_recipe(text: str, *, name: str, folder: Path) -> Recipe:
         "optimiser": OptimiserRecipe,
         "run": RunRecipe,
     }
-    refuse_unknown(tables, ["model", *kinds, "balance"], f"the recipe {name}")
+    refuse_unknown(tables, ["model", *kinds, "balance", "ranks"], f"the recipe {name}")
     for table in ("model", *kinds):
         _require(
             table in tables,
@@ -283,6 +327,7 @@ def parse_recipe(text: str, *, name: str, folder: Path) -> Recipe:
         key: read_table(kind, tables[key], f"[{key}]") for key, kind in kinds.items()
     }
     read["balance"] = read_table(BalanceRecipe, tables.get("balance", {}), "[balance]")
+    read["ranks"] = read_table(RanksRecipe, tables.get("ranks", {}), "[ranks]")
     _check_model(tables["model"])
     return Recipe(name=name, folder=folder, source=text, model=tables["model"], **read)
 

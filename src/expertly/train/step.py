@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from expertly.mixture import MixtureLayer, Routing, measures
 from expertly.model import Output
+from expertly.parallel import ALONE, Ranks, average_gradients, clip_gradients
 from expertly.train.balancing import (
     beside_loss,
     mixtures,
@@ -43,27 +45,37 @@ class Report:
 
 
 def take_step(
-    state: State, recipe: Recipe, batches: Iterable[Tensor], dtype: torch.dtype, *, read: bool
+    state: State,
+    recipe: Recipe,
+    batches: Iterable[Tensor],
+    dtype: torch.dtype,
+    *,
+    read: bool,
+    ranks: Ranks = ALONE,
 ) -> Report:
-    """Advances `state` by one step on `recipe.run.accumulation` batches of B x (S + 1) ids.
+    """Advances `state` by one step on `recipe.run.accumulation` batches of B x (S + 1) ids, of
+    which each rank computes its part; the report is the same on all.
 
     A loss or gradient that is not finite changes no parameter, moment or bias: the step is counted
     as skipped. With `read`, the report has a reading a mixture layer, of all batches together.
     """
     report = Report(lr=learning_rate(state.step, recipe.steps, recipe.optimiser))
-    batches = list(batches)
+    batches = [ranks.own(ids_BS) for ids_BS in batches]
     rows: list[Tensor] = []
     if recipe.balance.rule == "global":
-        rows = rows_ahead(lambda ids_BS: _forward(state, ids_BS, dtype).routings or (), batches)
+        ahead = rows_ahead(lambda ids_BS: _forward(state, ids_BS, dtype).routings or (), batches)
+        rows = [ranks.sum(rows_E) for rows_E in ahead]
     needs_loads = read or recipe.balance.rule in ("bias", "quantile", "relu")
     loads: list[Load] = []
     for ids_BS in batches:
-        routings = _accumulate(state, recipe, ids_BS, dtype, report, rows)
+        routings = _accumulate(state, recipe, ids_BS, dtype, report, rows, ranks)
         if needs_loads or recipe.balance.revive_after:
             loads = Load.added(loads, routings)
-        state.tokens += ids_BS.shape[0] * (ids_BS.shape[1] - 1)
+        state.tokens += ids_BS.shape[0] * (ids_BS.shape[1] - 1) * ranks.count
+    loads = [load.over(ranks, has_scores=recipe.balance.rule == "quantile") for load in loads]
+    average_gradients(state.model, ranks)
     gradients = [_router_gradient(layer) for layer in mixtures(state.model)] if read else []
-    _update(state, recipe, report)
+    _update(state, recipe, report, ranks)
     if not report.is_skipped:
         move_biases(recipe.balance, state.model, loads)
         state.balance_weight = next_weight(
@@ -91,9 +103,12 @@ def _accumulate(
     dtype: torch.dtype,
     report: Report,
     rows: Sequence[Tensor],
+    ranks: Ranks,
 ) -> tuple[Routing, ...]:
     output = _forward(state, ids_BS, dtype)
     routings = output.routings or ()
+    if ranks.count > 1 and not rows:
+        rows = [ranks.sum(measures.counts(routing)) for routing in routings]
     rule, share = recipe.balance, 1 / recipe.run.accumulation
     loss = cross_entropy(output.logits.flatten(0, 1), ids_BS[:, 1:].flatten())
     balance_loss = rule_loss(rule, state.model.config, routings, rows)
@@ -102,9 +117,9 @@ def _accumulate(
     weight = state.balance_weight or rule.first_weight
     total = (loss + weight * balance_loss + beside) * share
     total.backward()  # type: ignore[no-untyped-call]
-    report.loss += float(loss.detach()) * share
-    report.balance += float(balance_loss.detach()) * share
-    report.z += float(z_loss.detach()) * share
+    report.loss += ranks.mean(float(loss.detach())) * share
+    report.balance += ranks.mean(float(balance_loss.detach())) * share
+    report.z += ranks.mean(float(z_loss.detach())) * share
     return routings
 
 
@@ -113,13 +128,14 @@ def _router_gradient(layer: MixtureLayer) -> float | None:
     weight = layer.router.w_ED
     if weight is None or not weight.requires_grad:
         return None
-    return 0.0 if weight.grad is None else float(weight.grad.norm())
+    if weight.grad is None:
+        return 0.0
+    norm = weight.grad.norm()
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _update(state: State, recipe: Recipe, report: Report) -> None:
-    parameters = list(state.model.parameters())
-    norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.optimiser.clip, foreach=True)
-    report.grad_norm = float(norm)
+def _update(state: State, recipe: Recipe, report: Report, ranks: Ranks) -> None:
+    report.grad_norm = clip_gradients(state.model, recipe.optimiser.clip, ranks)
     report.is_skipped = not (math.isfinite(report.grad_norm) and math.isfinite(report.loss))
     if report.is_skipped:
         state.skipped += 1

@@ -1,0 +1,23 @@
+"""A run on several processes: their mesh, experts that are spread over them, weights and
+gradients that are shared out."""
+
+from expertly.parallel.gradients import average_gradients, clip_gradients
+from expertly.parallel.placing import is_spread, localise, place, whole_tensors
+from expertly.parallel.ranks import ALONE, Ranks, joined
+from expertly.parallel.storing import is_spread_folder, names_in, read_spread, write_spread
+
+__all__ = [
+    "ALONE",
+    "Ranks",
+    "average_gradients",
+    "clip_gradients",
+    "is_spread",
+    "is_spread_folder",
+    "joined",
+    "localise",
+    "names_in",
+    "place",
+    "read_spread",
+    "whole_tensors",
+    "write_spread",
+]
