@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from expertly.checkpoint import save
 from expertly.cli import observe as verb
-from expertly.errors import CheckpointError, InputError
+from expertly.errors import CheckpointError, InputError, OutputError
 from expertly.families import read_config
 from expertly.model import Decoder, initialise
 from expertly.text import Tokenizer
@@ -93,6 +93,20 @@ def test_json_is_one_object_with_the_full_matrices(folder: Path, texts: tuple[st
         assert [len(row) for row in layer["domain_row_share"]] == [6, 6]
         assert sum(layer["load"]) == pytest.approx(1.0)
     assert {"id", "text", "count"} == set(document["vocabulary"][0])
+
+
+def test_the_report_is_written_as_a_page_and_never_over_another(
+    folder: Path, texts: tuple[str, str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    assert run(folder, "--text", texts[0], "--html", page).exit_code == 0
+    text = page.read_text("utf-8")
+    assert text.startswith("<!doctype html>") and text.count('class="text"') == 2
+    assert "<span" in text and sorted(tmp_path.glob(".*")) == []
+    error = failure(folder, "--text", texts[0], "--html", page)
+    assert isinstance(error, OutputError) and "exists already" in str(error)
+    error = failure(folder, "--text", texts[0], "--html", tmp_path / "none" / "page.html")
+    assert isinstance(error, OutputError) and "cannot be written" in str(error)
 
 
 def test_fewer_lines_and_tokens_when_asked_for(folder: Path, texts: tuple[str, str]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.parallel.launching import command_of, environment, losses, recipe_of, rows, train
 
 import expertly
+from tests.parallel.launching import command_of, environment, losses, recipe_of, rows, train
 
 TOLERANCE = 1e-5
 
@@ -54,8 +54,15 @@ def test_two_ranks_reproduce_one_process(experts, data, shard, single, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("experts", "data", "shard"),
-    [(2, 1, False), (1, 2, False), (1, 2, True), (4, 1, False), (1, 4, True), (2, 2, False)]
-    + [(2, 2, True)],
+    [
+        (2, 1, False),
+        (1, 2, False),
+        (1, 2, True),
+        (4, 1, False),
+        (1, 4, True),
+        (2, 2, False),
+        (2, 2, True),
+    ],
 )
 @pytest.mark.parametrize("balance", ['rule = "switch"', 'rule = "global"'])
 def test_fifty_steps_on_two_and_four_ranks(experts, data, shard, balance, tmp_path) -> None:

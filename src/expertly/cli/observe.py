@@ -9,10 +9,15 @@ import typer
 from expertly.checkpoint import load
 from expertly.checkpoint.locating import bundled
 from expertly.cli.observe_trace import observe_trace
-from expertly.errors import InputError
+from expertly.errors import InputError, OutputError
 from expertly.observe import Report, observe
+from expertly.observe.page import page
+from expertly.observe.sample import read
 from expertly.observe.texts import domains, read_texts
 from expertly.text import corpora
+
+# of each text, with its experts
+_TOKENS_READ = 240
 
 if TYPE_CHECKING:
     from expertly.model import Decoder
@@ -49,6 +54,10 @@ def command(
     ram: Annotated[
         str, typer.Option(metavar="SIZE", help="With trace: what memory reads in a second.")
     ] = "20GB",
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the report as one HTML file, pictures and all."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure what the experts of a model do on texts."""
@@ -59,11 +68,35 @@ def command(
         raise InputError("no text to observe", hint="give one with --text FILE")
     # files first: a typing slip should not wait for a model to load
     texts = read_texts(files, max_tokens) if files else _packaged(max_tokens)
-    report = _watch(load(bundled() if model is None else model, "float32"), texts, max_tokens)
+    if html is not None:
+        check_new(html)
+    watched = load(bundled() if model is None else model, "float32")
+    report = _watch(watched, texts, max_tokens)
+    if html is not None:
+        readings = read(watched, texts, _TOKENS_READ)
+        write_text(html, page(report, readings, model or "the bundled model"))
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
         print(report.to_text(top), end="")
+
+
+def check_new(path: Path) -> None:
+    if path.exists():
+        raise OutputError(f"{path} exists already", hint="give another name or remove that file")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}", hint="choose another place"
+        ) from error
 
 
 def _packaged(max_tokens: int) -> dict[str, str]:
