@@ -119,6 +119,30 @@ nb::tuple choice(nb::handle self, const HeldLayer& held) {
         view_of<const float>(step.router_logits(), T, E, step.router_stride(), self));
 }
 
+bool is_choice(const int32_t* ids, int64_t count, int64_t end) {
+    for (int64_t i = 0; i < count; ++i)
+        if (ids[i] != kEmpty &&
+            (ids[i] < 0 || ids[i] >= end || std::find(ids, ids + i, ids[i]) != ids + i))
+            return false;
+    return true;
+}
+
+// another choice in place of the router's: an id of -1 leaves its slot out
+void set_choice(Step& step, const HeldLayer& held, const Table& ids, const Rows& weights) {
+    require(held.layer.router != nullptr, "a dense layer chooses nothing");
+    const int64_t T = step.count(), K = held.layer.router->num_chosen;
+    const int64_t E = held.layer.router->w.layout.rows;
+    const auto is_table = [=](const auto& table) {
+        return static_cast<int64_t>(table.shape(0)) == T && static_cast<int64_t>(table.shape(1)) == K;
+    };
+    require(is_table(ids) && is_table(weights), "a choice and a weight for each slot of a token");
+    for (int64_t t = 0; t < T; ++t)
+        require(is_choice(ids.data() + t * K, K, E),
+                "a choice is of experts that there are, each once");
+    require(!step.has_begun(held.layer), "a choice that is being computed");
+    step.set_choice(ids.data(), weights.data());
+}
+
 }  // namespace
 
 void bind_step(nb::module_& module) {
@@ -134,6 +158,7 @@ void bind_step(nb::module_& module) {
         .def("add_experts", &add_experts, nb::arg("layer"), nb::arg("experts"))
         .def("end_experts", &end_experts, nb::arg("layer"))
         .def("choice", &choice, nb::arg("layer"))
+        .def("set_choice", &set_choice, nb::arg("layer"), nb::arg("ids"), nb::arg("weights"))
         .def("logits", &logits, nb::arg("norm"), nb::arg("head"), nb::arg("bias").none(),
              nb::arg("rows"));
 }

@@ -134,7 +134,8 @@ void foresee(Foresight& foresight, const Matrix& w, int64_t tile) {
 void foresee_lower(Foresight& foresight, const BankWork& work) {
     for (int64_t tile = 0; tile < 2 * kTilesAtOnce; tile += kTilesAtOnce)
         for (int64_t slot = 0; slot < work.choice.num_chosen; ++slot)
-            foresee(foresight, work.bank->experts[work.choice.ids[slot]].down, tile);
+            if (work.choice.ids[slot] != kEmpty)
+                foresee(foresight, work.bank->experts[work.choice.ids[slot]].down, tile);
 }
 
 // results of the item's rows and tiles: y [rows of the bank][stride]
@@ -157,6 +158,7 @@ void add_slots(const Kernels& kernels, BankWork& work, int64_t token, int64_t fi
     const int64_t k = work.choice.num_chosen;
     for (int64_t slot = 0; slot < k; ++slot) {
         const int64_t id = work.choice.ids[token * k + slot];
+        if (id == kEmpty) continue;
         float* y = result(slot, id);
         add_bias(offset(work.bank->experts[id].down_bias, first), n, y);
         kernels.add_scaled(y, work.choice.weights[token * k + slot], n, sum);
@@ -274,20 +276,22 @@ Forms Bank::hidden_forms() const {
 }
 
 void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts, int max_rows) {
-    const int64_t rows = tokens * choice.num_chosen;
+    const int64_t slots = tokens * choice.num_chosen;
     std::vector<int64_t> first(static_cast<size_t>(num_experts) + 1, 0);
-    token_.resize(static_cast<size_t>(rows));
-    place_.resize(static_cast<size_t>(rows));
-    for (int64_t r = 0; r < rows; ++r) ++first[choice.ids[r] + 1];
+    for (int64_t s = 0; s < slots; ++s)
+        if (choice.ids[s] != kEmpty) ++first[choice.ids[s] + 1];
     spans_.clear();
     for (int64_t e = 0; e < num_experts; ++e) {
         spans_.emplace_back(first[e], first[e + 1], max_rows);
         first[e + 1] += first[e];
     }
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t place = first[choice.ids[r]]++;
-        token_[place] = static_cast<int32_t>(r / choice.num_chosen);
-        place_[r] = place;
+    token_.resize(static_cast<size_t>(first[num_experts]));
+    place_.resize(static_cast<size_t>(slots));
+    for (int64_t s = 0; s < slots; ++s) {
+        if (choice.ids[s] == kEmpty) continue;
+        const int64_t place = first[choice.ids[s]]++;
+        token_[place] = static_cast<int32_t>(s / choice.num_chosen);
+        place_[s] = place;
     }
 }
 

@@ -26,9 +26,11 @@ struct Bank {
     Forms hidden_forms() const;
 };
 
+constexpr int32_t kEmpty = -1;
+
 // which experts T tokens go to and with what weights; `num_chosen` slots a token
 struct Choice {
-    const int32_t* ids;    // [T][K]
+    const int32_t* ids;    // [T][K]; kEmpty: the slot is left out
     const float* weights;  // [T][K]
     int64_t num_chosen;
 };
@@ -36,7 +38,7 @@ struct Choice {
 // what a feed-forward of these T tokens reads first, for threads that wait
 void foresee(Foresight& foresight, const Bank& bank, const Choice& choice, int64_t tokens);
 
-// the T * K pairs of token and slot sorted by expert, within an expert by token
+// the pairs of token and slot that are not empty, sorted by expert, within an expert by token
 class SortedRows {
 public:
     void sort(const Choice& choice, int64_t tokens, int64_t num_experts, int max_rows);

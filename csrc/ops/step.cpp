@@ -137,6 +137,13 @@ void Step::choose(const Layer& layer) {
     router_logits_ = logits;
 }
 
+void Step::set_choice(const int32_t* ids, const float* weights) {
+    std::copy(ids, ids + ids_.size(), ids_.begin());
+    std::copy(weights, weights + weights_.size(), weights_.begin());
+    // what was foreseen is of the router's choice
+    runtime_.pool.foresight().forget();
+}
+
 // the shared expert's weight of each token
 void Step::share(const Layer& layer) {
     shares_.assign(static_cast<size_t>(count()), 1.0f);

@@ -32,6 +32,8 @@ public:
     // choice. cos and sin: [angles][head_size / 2]
     void attend(const Layer& layer, int64_t index, PagePool& pool, const float* cos,
                 const float* sin);
+    // another choice in place of the router's, until the next layer: [T][K] ids and weights
+    void set_choice(const int32_t* ids, const float* weights);
     // x += feed-forward(what `attend` normed), by the choice as it is now
     void feed_forward(const Layer& layer);
     // the same for a mixture whose experts come one after another: begin (which computes the

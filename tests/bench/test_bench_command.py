@@ -20,14 +20,16 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     """Loading gives a fake model on a real runtime; the arguments of each load."""
     seen: Loads = []
 
-    def load(model: object, dtype: str, *, threads: int, kernels: str) -> FakeModel:
-        assert kernels in ("", "generic")
+    def load(
+        model: object, dtype: str, *, threads: int, kernels: str, memory: str | None
+    ) -> FakeModel:
+        assert memory is None and kernels in ("", "generic")
         seen.append((model, dtype, threads))
         fake: Any = FakeModel()
         fake.runtime = _native.Runtime(threads)
         return fake  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("expertly.checkpoint.load", load)
+    monkeypatch.setattr("expertly.cli.bench_run.load", load)
     monkeypatch.setattr(limits, "_SECONDS", 0.0)
     monkeypatch.setattr(limits, "_BUFFER_BYTES", 1 << 20)
     return seen
@@ -81,7 +83,7 @@ def test_lengths_that_are_not_given_end_where_the_context_does(
 def test_threads_are_the_cores_that_may_be_used_unless_given(
     loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("expertly.machine.usable_cores", lambda: 3)
+    monkeypatch.setattr("expertly.cli.bench_run.usable_cores", lambda: 3)
     assert main(["bench", "m", "--decode", "", "--prefill", "2", "--pairs", "1", "--json"]) == 0
     assert loads[0][2] == 3
 

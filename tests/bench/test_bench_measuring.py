@@ -107,14 +107,14 @@ def test_rows_in_json_say_tokens_or_context_by_their_phase() -> None:
 
 def test_the_line_is_one_json_object_with_machine_limits_and_rows() -> None:
     limits = dict.fromkeys(LIMITS, 1234567.89)
-    common = {"model": "m.gguf", "machine": MACHINE, "threads": 2, "kernels": "avx2"}
-    text = line(**common, limits=limits, rows=[row_of()], peer={"name": "p"})  # type: ignore
+    common = {"machine": MACHINE, "threads": 2, "kernels": "avx2"}
+    named = {"model": "m.gguf", "peer": {"name": "p"}}
+    text = line(**common, limits=limits, rows=[row_of()], named=named)  # type: ignore
     found = json.loads(text)
-    assert "\n" not in text and list(found) == ["machine", "model", "limits", "rows", "peer"]
+    assert "\n" not in text and list(found) == ["machine", "model", "peer", "limits", "rows"]
     assert found["machine"]["threads"] == 2 and found["machine"]["kernels"] == "avx2"
     assert found["limits"] == dict.fromkeys(LIMITS, 1234568)
     assert found["rows"] == [row_of().to_dict()]
-    assert "peer" not in json.loads(line(**common, limits=limits, rows=[], peer=None))  # type: ignore
 
 
 def test_the_table_stands_under_its_header() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +13,9 @@ from expertly.families import read_config
 from expertly.families.gguf_config import read_gguf_config
 from expertly.families.gguf_saying import say
 from expertly.model.rope import frequencies
+from expertly.planner import known
 
-SYSTEMS = Path(__file__).parents[1] / "data/systems"
-PUBLISHED = sorted(path.stem for path in SYSTEMS.glob("*.json") if path.stem != "counts")
+PUBLISHED = known.names()
 
 
 def read_again(config: ModelConfig) -> ModelConfig:
@@ -46,7 +45,7 @@ def test_a_config_comes_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_can_be_said(name: str) -> None:
-    config = read_config(json.loads((SYSTEMS / f"{name}.json").read_text()))
+    config = read_config(known.config(name))
     again = read_again(config)
     assert [layer.feed_forward for layer in again.layers] == [
         layer.feed_forward for layer in config.layers

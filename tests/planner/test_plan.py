@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from expertly.errors import ConfigError, InputError
-from expertly.planner import Plan, parse_bytes, plan
+from expertly.planner import Plan, known, parse_bytes, plan
 
-SYSTEMS = Path(__file__).parents[1] / "data" / "systems"
+SYSTEMS = known.SYSTEMS
 MIXTRAL = SYSTEMS / "Mixtral-8x7B-v0.1.json"
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from expertly.cli.plan import command, human
 from expertly.errors import InputError
-from expertly.planner import plan
+from expertly.planner import known, plan
 
-SYSTEMS = Path(__file__).parents[1] / "data" / "systems"
+SYSTEMS = known.SYSTEMS
 OLMOE = str(SYSTEMS / "OLMoE-1B-7B-0924.json")
 
 

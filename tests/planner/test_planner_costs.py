@@ -24,14 +24,15 @@ from expertly.config import (
     Router,
 )
 from expertly.families import parameters, read_config
+from expertly.planner import known
 
-SYSTEMS = Path(__file__).parents[1] / "data" / "systems"
+COUNTED = Path(__file__).parents[1] / "data" / "systems"
 # the factors of Phi-3.5-MoE's LongRoPE are made up: 64 of them, as a count does not ask which
-COUNTS: dict[str, dict[str, Any]] = json.loads((SYSTEMS / "counts.json").read_text())
+COUNTS: dict[str, dict[str, Any]] = json.loads((COUNTED / "counts.json").read_text())
 
 
 def system(name: str) -> ModelConfig:
-    return read_config(json.loads((SYSTEMS / f"{name}.json").read_text()))
+    return read_config(known.config(name))
 
 
 ATTENTION = Attention(num_heads=4, num_kv_heads=2, head_size=6, rope=Rope(base=1e4))
@@ -59,7 +60,7 @@ def test_counts_equal_the_published_checkpoints(name) -> None:
 
 
 def test_every_system_has_counts_and_a_source() -> None:
-    configs = {path.stem for path in SYSTEMS.glob("*.json")} - {"counts"}
+    configs = {*known.names()}
     assert configs == set(COUNTS)
     assert all(each["config"] and each["count"] for each in COUNTS.values())
 

@@ -10,7 +10,7 @@ from expertly import _native
 from expertly.bench.work import Work
 from expertly.model import Model
 
-_PROMPT_CHUNK = 512
+PROMPT_CHUNK = 512
 
 
 class Contender(Protocol):
@@ -46,8 +46,8 @@ class Ours:
         self._cache = None
         self._cache = self._model.new_cache(work.batch)
         prompts_BS = torch.tensor(work.prompts, dtype=torch.int64).reshape(work.batch, -1)
-        for start in range(0, work.context, _PROMPT_CHUNK):
-            part_BS = prompts_BS[:, start : start + _PROMPT_CHUNK]
+        for start in range(0, work.context, PROMPT_CHUNK):
+            part_BS = prompts_BS[:, start : start + PROMPT_CHUNK]
             self._model(part_BS, cache=self._cache, logits="last")
 
     def seconds(self, work: Work) -> float:

@@ -21,6 +21,22 @@ class Rates(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the store did in the timed rounds, of `bytes_per_token`: `best_hit_rate` is that of the
+    fewest misses possible (Belady) in the same room after all that went before, `regret` how many
+    more misses than those. `share_of_disk`: of what the disk gave, probed in the same rounds, over
+    all of their time."""
+
+    hit_rate: float
+    best_hit_rate: float
+    regret: float
+    bytes_per_token: float
+    stall_share: float
+    disk_bytes_per_second: float
+    share_of_disk: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """Medians over the rounds; a spread is the quartiles. `ratio`: ours to the peer."""
 
@@ -34,9 +50,10 @@ class Row:
     share_spread: Spread
     ratio: float | None = None
     ratio_spread: Spread | None = None
+    reading: Reading | None = None  # of a model whose experts are read as they are chosen
 
     def to_dict(self) -> dict[str, Any]:
-        found = {
+        found: dict[str, Any] = {
             "engine": self.engine,
             "phase": self.phase,
             ("tokens" if self.phase == "prefill" else "context"): self.length,
@@ -46,6 +63,8 @@ class Row:
             "spread": [_short(value) for value in self.spread],
             "share_spread": [_short(value) for value in self.share_spread],
         }
+        if self.reading is not None:
+            found["reading"] = {name: _short(value) for name, value in vars(self.reading).items()}
         if self.ratio is None or self.ratio_spread is None:
             return found
         spread = [_short(value) for value in self.ratio_spread]
@@ -67,23 +86,30 @@ class Bench:
         contenders: list[Contender] = [ours] if self.peer is None else [ours, self.peer]
         for each in contenders:
             each.prepare(work)
-        limit, cost = self._limit(work, ours)
+        touched = ours.touched(work) if work.phase == "decode" else []
+        limit, cost = limit_of(self.model, work), cost_of(self.model, work, touched)
         return measure(work, contenders, self.probe, limit, cost, self.pairs)
 
-    def _limit(self, work: Work, ours: Ours) -> tuple[Limit, float]:
-        """What bounds this work, and how much of it the work needs."""
-        model, config = self.model, self.model.config
-        if work.phase == "prefill":
-            bits = costs.bits_a_weight(config, model.dense_bytes, model.expert_bytes)
-            which: Limit = "int8_ops_per_second" if bits < _FLOAT_BITS else "bf16_flops_per_second"
-            return which, work.num_tokens * costs.prefill_ops(config)
-        return "read_bytes_per_second", costs.decode_bytes(
-            config,
-            work,
-            dense_bytes=model.dense_bytes,
-            expert_bytes=model.expert_bytes,
-            touched=ours.touched(work),
-        )
+
+def limit_of(model: Timed, work: Work) -> Limit:
+    """What bounds this work."""
+    if work.phase == "decode":
+        return "read_bytes_per_second"
+    bits = costs.bits_a_weight(model.config, model.dense_bytes, model.expert_bytes)
+    return "int8_ops_per_second" if bits < _FLOAT_BITS else "bf16_flops_per_second"
+
+
+def cost_of(model: Timed, work: Work, touched: Sequence[int]) -> float:
+    """How much of its limit the work needs; `touched`, as `decode_bytes` has it, if it decodes."""
+    if work.phase == "prefill":
+        return work.num_tokens * costs.prefill_ops(model.config)
+    return costs.decode_bytes(
+        model.config,
+        work,
+        dense_bytes=model.dense_bytes,
+        expert_bytes=model.expert_bytes,
+        touched=touched,
+    )
 
 
 def measure(
@@ -108,13 +134,19 @@ def measure(
     for each, times in zip(contenders, seconds, strict=True):
         is_ours = each is contenders[0] and len(contenders) > 1
         ratios = [b / a for a, b in zip(times, seconds[-1], strict=True)] if is_ours else []
-        rows.append(_row(work, each.name, times, bounds, ratios))
+        rows.append(row_of(work, each.name, times, bounds, ratios))
     return rows
 
 
-def _row(
-    work: Work, engine: str, times: list[float], bounds: list[float], ratios: list[float]
+def row_of(
+    work: Work,
+    engine: str,
+    times: Sequence[float],
+    bounds: Sequence[float],
+    ratios: Sequence[float] = (),
+    reading: Reading | None = None,
 ) -> Row:
+    """Medians of rounds that took `times`, and would take `bounds` at the limit."""
     speeds = [work.num_tokens / taken for taken in times]
     shares = [bound / taken for bound, taken in zip(bounds, times, strict=True)]
     return Row(
@@ -128,6 +160,7 @@ def _row(
         share_spread=_quartiles(shares),
         ratio=median(ratios) if ratios else None,
         ratio_spread=_quartiles(ratios) if ratios else None,
+        reading=reading,
     )
 
 

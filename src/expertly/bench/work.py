@@ -85,18 +85,18 @@ def _check(
 
 
 def _prefill(tokens: int, vocab_size: int) -> Work:
-    return Work(phase="prefill", prompts=((),), calls=((_ids(vocab_size, tokens, tokens),),))
+    return Work(phase="prefill", prompts=((),), calls=((random_ids(vocab_size, tokens, tokens),),))
 
 
 def _decode(context: int, streams: int, vocab_size: int) -> Work:
     """Random ids rather than the model's own: random weights soon repeat themselves, and so would
     the choice of experts."""
-    prompts = tuple(_ids(vocab_size, context, 1000 + stream) for stream in range(streams))
-    added = [_ids(vocab_size, DECODE_STEPS, 100_000 + stream) for stream in range(streams)]
+    prompts = tuple(random_ids(vocab_size, context, 1000 + stream) for stream in range(streams))
+    added = [random_ids(vocab_size, DECODE_STEPS, 100_000 + stream) for stream in range(streams)]
     calls = tuple(tuple((ids[step],) for ids in added) for step in range(DECODE_STEPS))
     return Work(phase="decode", prompts=prompts, calls=calls)
 
 
-def _ids(vocab_size: int, count: int, seed: int) -> tuple[int, ...]:
+def random_ids(vocab_size: int, count: int, seed: int) -> tuple[int, ...]:
     source = random.Random(seed)
     return tuple(source.randrange(vocab_size) for _ in range(count))

@@ -101,11 +101,11 @@ def save_packed(
     contents = list(_contents(source, formats, _Quantiser(source.rows, calibration, threads)))
     unreached = () if calibration is None else calibration.unreached
     with whole_folder(folder) as unfinished:
-        _check_fit(folder, contents)
+        check_fit(folder, contents)
         write(
             unfinished,
             source.config.source,
-            [_counted(contents, i, progress) for i in range(len(contents))],
+            [counted(contents, i, progress) for i in range(len(contents))],
             bits=BITS[recipe.experts],
             unreached=unreached,
             max_shard_bytes=max_shard_bytes,
@@ -141,7 +141,7 @@ def _vectors(source: Source, blob: Blob) -> Iterator[Floats | bytes]:
         at = piece.offset + piece.num_bytes
 
 
-def _counted(contents: list[Content], index: int, progress: Progress | None) -> Content:
+def counted(contents: list[Content], index: int, progress: Progress | None) -> Content:
     """A content that says how far the work is when its bytes are asked for."""
     if progress is None:
         return contents[index]
@@ -155,7 +155,8 @@ def _counted(contents: list[Content], index: int, progress: Progress | None) -> 
     return Content(contents[index].blob, chunks)
 
 
-def _check_fit(folder: Path, contents: list[Content]) -> None:
+def check_fit(folder: Path, contents: list[Content]) -> None:
+    """Raises OutputError where the disk has too little free for a packed folder."""
     # a header's line a piece, generously; the tokenizer's files are small beside it
     needed = sum(content.blob.padded_bytes + 1000 for content in contents) + 4 * PAGE
     free = disk_usage(folder.parent).free

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from expertly.cli.output import note
 from expertly.config import Mixture
-from expertly.errors import InputError
+from expertly.errors import CheckpointError, InputError
 from expertly.model import Model, NativeDecoder
 from expertly.store import Streamed
+from expertly.store.probe import DiskProbe
 from expertly.store.report import report
 from expertly.store.trace import About, TraceWriter
 
@@ -26,10 +27,18 @@ def reported(model: Model) -> Iterator[None]:
     try:
         yield
     finally:
-        if isinstance(store, Streamed):
+        if isinstance(model, NativeDecoder) and isinstance(store, Streamed):
             seconds = time.perf_counter() - begin
-            note(str(report(store.tally, store.slots.count, seconds)))
+            rate = _disk_rate(store, model.expert_bytes[0])
+            note(str(report(store.tally, store.slots.count, seconds, rate)))
             store.close()
+
+
+def _disk_rate(store: Streamed, expert_bytes: int) -> float | None:
+    """What the disk gives now, if it can be said."""
+    with suppress(CheckpointError, OSError):
+        return DiskProbe(store.source.disk.sizes, expert_bytes).rate()
+    return None
 
 
 @contextmanager

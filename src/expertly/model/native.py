@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 Numbers = NDArray[np.int32]
 # the arrays are views that change with the next layer
 Watch = Callable[[int, NDArray[np.int64], Numbers, Floats], None]
+# layer, sequence_T, position_T and a router's ids_TK, weight_TK, logits_TE, which are views, to the
+# ids_TK and weight_TK that are computed with; -1 leaves a slot out
+Rechoose = Callable[
+    [int, NDArray[np.int64], NDArray[np.int64], Numbers, Floats, Floats], tuple[Numbers, Floats]
+]
 
 # config's names of the rules that the kernels know, and theirs
 _RULES = {"top_k": "softmax", "sparsemixer": "sparsemixer"}
@@ -72,6 +77,8 @@ class NativeDecoder:
         self.budget: str | None = None
         # told what each mixture layer chooses: layer, position_T, ids_TK, weight_TK
         self.watch: Watch | None = None
+        # puts another choice in place of the routers': answers are then not the model's own
+        self.rechoose: Rechoose | None = None
         self.dense_bytes, self.expert_bytes = _bytes(config, weights, self._head)
 
     def place_expert(
@@ -113,7 +120,7 @@ class NativeDecoder:
         rank_BS = is_token_BS.cumsum(1) - 1
         position_T = before_B[row_T] + rank_BS[row_T, column_T]
         self._begin(ids_BS.numpy()[row_T, column_T], row_T, position_T, cache)
-        found = self._run_layers(cache, position_T, is_token_BS if routings else None)
+        found = self._run_layers(cache, row_T, position_T, is_token_BS if routings else None)
         return Output(self._logits(is_token_BS, logits), found)
 
     def _begin(
@@ -150,6 +157,7 @@ class NativeDecoder:
     def _run_layers(
         self,
         cache: PagedCache,
+        sequence_T: NDArray[np.int64],
         position_T: NDArray[np.int64],
         is_token_BS: NDArray[np.bool_] | None,
     ) -> tuple[Routing, ...] | None:
@@ -159,6 +167,9 @@ class NativeDecoder:
             table = self._angles[index]
             step.attend(layer, index, pool, table.cos, table.sin)
             rule = self.config.layers[index].feed_forward
+            if self.rechoose is not None and isinstance(rule, Mixture):
+                choice = self.rechoose(index, sequence_T, position_T, *step.choice(layer))
+                step.set_choice(layer, *choice)
             if is_token_BS is not None and isinstance(rule, Mixture):
                 found.append(_routing(step.choice(layer), rule, is_token_BS))
             if self.watch is not None and isinstance(rule, Mixture):
@@ -171,7 +182,8 @@ class NativeDecoder:
 
     def _run_stored(self, store: ExpertStore, index: int, layer: _native.Layer) -> None:
         """The chosen experts as the store has them; sums run in slot order whoever comes first."""
-        chosen = np.unique(self._step.choice(layer)[0]).tolist()
+        ids = np.unique(self._step.choice(layer)[0])
+        chosen = ids[ids >= 0].tolist()
         self._step.begin_experts(layer)
         for group in store.get(index, chosen):
             self._step.add_experts(layer, group)
@@ -234,8 +246,9 @@ def _routing(
     )
     scores_TE = logits_TE if rule.router.rule == "sparsemixer" else logits_TE.softmax(-1)
     sequence_BS = torch.arange(is_token_BS.shape[0])[:, None].expand(is_token_BS.shape)
-    found = Choice(ids_TK.long(), weight_TK, logits_TE, logits_TE.softmax(-1), scores_TE)
-    rows = sort_rows(found.ids_TK, rule.num_experts)
+    kept_TK = ids_TK >= 0
+    found = Choice(ids_TK.long(), weight_TK, logits_TE, logits_TE.softmax(-1), scores_TE, kept_TK)
+    rows = sort_rows(found.ids_TK, rule.num_experts, kept_TK)
     return to_routing(found, rows, Tokens(mask_T, sequence_BS.flatten()))
 
 

@@ -31,6 +31,11 @@ class Disk(Protocol):
 
     is_direct: bool
 
+    @property
+    def sizes(self) -> Mapping[Path, int]:
+        """Bytes of each file that is read from."""
+        ...
+
     def read_at(self, file: Path, target: memoryview, offset: int) -> int:
         """Bytes read to the beginning of `target`: fewer than it holds if the read came short.
 
@@ -62,6 +67,10 @@ class DirectDisk:
             count = os.preadv(descriptor, [target], offset)
         self._check(file, descriptor, inode)
         return count
+
+    @property
+    def sizes(self) -> dict[Path, int]:
+        return {file: stamp.size for file, stamp in self._stamps.items()}
 
     def close(self) -> None:
         with self._lock:

@@ -44,17 +44,20 @@ def replay(trace: Iterable[Visit], policy: Policy, capacity: int) -> Count:
     return Count(hits, misses)
 
 
-def belady(trace: Sequence[Visit], capacity: int, *, may_bypass: bool = True) -> Count:
+def belady(
+    trace: Sequence[Visit], capacity: int, *, may_bypass: bool = True, since: int = 0
+) -> Count:
     """The fewest misses that any policy can have (Belady 1966): whatever is used again last goes,
-    which may be the expert that has just come (`may_bypass`)."""
+    which may be the expert that has just come (`may_bypass`). Counted from turn `since` on."""
+    before = sum(len(experts) for _, experts in trace[:since])
     uses = [(layer, expert) for layer, experts in trace for expert in experts]
     following = _next_uses(uses)
     held: dict[Key, float] = {}
     heap: list[tuple[float, Key]] = []
     hits = 0
-    for key, next_use in zip(uses, following, strict=True):
+    for use, (key, next_use) in enumerate(zip(uses, following, strict=True)):
         if key in held:
-            hits += 1
+            hits += use >= before
         elif len(held) >= capacity:
             furthest = _furthest(heap, held)
             if may_bypass and -furthest[0] <= next_use:
@@ -63,7 +66,7 @@ def belady(trace: Sequence[Visit], capacity: int, *, may_bypass: bool = True) ->
             del held[furthest[1]]
         held[key] = next_use
         heappush(heap, (-next_use, key))
-    return Count(hits, len(uses) - hits)
+    return Count(hits, len(uses) - before - hits)
 
 
 def _furthest(heap: list[tuple[float, Key]], held: Mapping[Key, float]) -> tuple[float, Key]:

@@ -9,7 +9,8 @@ from expertly.store.tally import Tally
 @dataclass(frozen=True, kw_only=True)
 class StoreReport:
     """`regret`: how many more misses than the fewest possible (Belady, who may bypass), as a share
-    of those; over the first turns where there were very many."""
+    of those; over the first turns where there were very many. `share_of_disk`: of what the disk
+    was measured to give, over all of the time; None without a measurement."""
 
     uses: int
     hit_rate: float
@@ -19,19 +20,27 @@ class StoreReport:
     stall_share: float
     foreseen: int
     wasted: int
+    disk_bytes_per_second: float | None
+    share_of_disk: float | None
 
     def __str__(self) -> str:
         ahead = f", {self.foreseen:,} read ahead ({self.wasted:,} in vain)" * bool(
             self.foreseen + self.wasted
         )
+        disk = ""
+        if self.disk_bytes_per_second is not None:
+            gigabytes = self.disk_bytes_per_second / 1e9
+            disk = f"; disk {gigabytes:.2f} GB/s, {self.share_of_disk:.0%} of it used"
         return (
             f"experts: {self.hit_rate:.1%} of {self.uses:,} uses found in memory (at best "
             f"{self.best_hit_rate:.1%}; {self.regret:.0%} more misses than that){ahead}, "
-            f"{self.read_bytes / 1e6:,.1f} MB read, {self.stall_share:.0%} of the time waited"
+            f"{self.read_bytes / 1e6:,.1f} MB read, {self.stall_share:.0%} of the time waited{disk}"
         )
 
 
-def report(tally: Tally, capacity: int, seconds: float) -> StoreReport:
+def report(
+    tally: Tally, capacity: int, seconds: float, disk_bytes_per_second: float | None = None
+) -> StoreReport:
     """`seconds` in all; `capacity` in experts."""
     uses = tally.hits + tally.misses
     best = belady(tally.visits, capacity)
@@ -47,4 +56,10 @@ def report(tally: Tally, capacity: int, seconds: float) -> StoreReport:
         stall_share=tally.stall_seconds / seconds if seconds > 0 else 0.0,
         foreseen=tally.foreseen,
         wasted=tally.wasted,
+        disk_bytes_per_second=disk_bytes_per_second,
+        share_of_disk=_share(tally.read_bytes, disk_bytes_per_second, seconds),
     )
+
+
+def _share(num_bytes: int, rate: float | None, seconds: float) -> float | None:
+    return num_bytes / rate / seconds if rate and seconds > 0 else None

@@ -68,6 +68,10 @@ class Streamed:
         self.tally = Tally()
 
     @property
+    def source(self) -> Source:
+        return self._source
+
+    @property
     def num_loading(self) -> int:
         """Reads that are not taken in yet."""
         return len(self._loading)

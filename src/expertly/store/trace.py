@@ -62,6 +62,15 @@ class Trace:
     num_tokens: int
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Of each mixture layer the ids (N, K) and weights (N, K) of a trace's tokens, in order."""
+
+    about: About
+    ids: Mapping[int, NDArray[np.int32]]
+    weights: Mapping[int, NDArray[np.float32]]
+
+
 class TraceWriter:
     """Rows are kept until there are enough for a group. Raises InputError without pyarrow, OSError
     for a file that cannot be written."""
@@ -94,18 +103,19 @@ class TraceWriter:
         ids_TK: NDArray[np.integer[Any]],
         weight_TK: NDArray[np.float32],
     ) -> None:
-        """What one layer chose for the tokens of a pass; the arrays may change afterwards."""
-        T, K = ids_TK.shape
+        """What one layer chose for the tokens of a pass, slots of id -1 left out; the arrays may
+        change afterwards."""
+        token_R, slot_R = np.nonzero(ids_TK >= 0)
         own = (
-            np.full(T * K, step),
-            np.repeat(position_T, K),
-            np.full(T * K, layer),
-            np.tile(np.arange(K), T),
-            ids_TK.flatten(),
-            weight_TK.flatten(),
+            np.full(len(token_R), step),
+            position_T[token_R],
+            np.full(len(token_R), layer),
+            slot_R,
+            ids_TK[token_R, slot_R],
+            weight_TK[token_R, slot_R],
         )
         self._parts.append(own)
-        self._count += T * K
+        self._count += len(token_R)
         if self._count >= _ROWS_A_GROUP:
             self._write()
 
@@ -128,22 +138,50 @@ class TraceWriter:
 
 def read_trace(path: Path) -> Trace:
     """Raises InputError for a file that is no trace, or names experts that its model lacks."""
+    about, (step, position, layer, expert) = _read(path, ("step", "position", "layer", "expert"))
+    num_tokens = len(np.unique(np.stack([step, position]), axis=1).T)
+    return Trace(about, tuple(_visits(step, layer, expert)), num_tokens)
+
+
+def read_choices(path: Path) -> Choices:
+    """Every token's choice by itself. Raises InputError as `read_trace`, and for a trace with
+    slots that were left out, which is no router's own."""
+    about, (layer, slot, expert, weight) = _read(path, ("layer", "slot", "expert", "weight"))
+    ids, weights = {}, {}
+    for index, K in enumerate(about.num_chosen):
+        if not K:
+            continue
+        is_here = layer == index
+        own, count = expert[is_here], int(is_here.sum())
+        is_whole = count > 0 and np.array_equal(slot[is_here], np.arange(count) % K)
+        if not is_whole or (np.diff(np.sort(own.reshape(-1, K))) == 0).any():
+            raise InputError(
+                f"{path} has no {K} experts for each token in layer {index}", hint=_OTHER
+            )
+        ids[index] = own.astype(np.int32).reshape(-1, K)
+        weights[index] = weight[is_here].astype(np.float32).reshape(-1, K)
+    return Choices(about, ids, weights)
+
+
+def _read(path: Path, names: tuple[str, ...]) -> tuple[About, list[NDArray[Any]]]:
+    """Columns of a trace whose experts are all its model's; `layer` and `expert` are among them."""
     arrow = _arrow()
     try:
-        table = arrow.parquet.read_table(path, columns=["step", "position", "layer", "expert"])
+        table = arrow.parquet.read_table(path, columns=[*names])
     except (arrow.ArrowException, OSError) as problem:
         raise InputError(f"{path} is no trace: {str(problem)[:200]}", hint=_OTHER) from None
     about = _about(path, table.schema.metadata or {})
-    step, position, layer, expert = (
-        table.column(name).to_numpy().astype(np.int64)
-        for name in ("step", "position", "layer", "expert")
-    )
+    columns = {name: table.column(name).to_numpy() for name in names}
+    columns = {
+        name: column if column.dtype.kind == "f" else column.astype(np.int64)
+        for name, column in columns.items()
+    }
+    layer, expert = columns["layer"], columns["expert"]
     counts = np.array(about.num_experts)
     is_known = (layer >= 0) & (layer < len(counts)) & (expert >= 0)
     if not (is_known.all() and (expert < counts[layer]).all()):
         raise InputError(f"{path} names experts that its model lacks", hint=_OTHER)
-    num_tokens = len(np.unique(np.stack([step, position]), axis=1).T)
-    return Trace(about, tuple(_visits(step, layer, expert)), num_tokens)
+    return about, [*columns.values()]
 
 
 def _visits(
