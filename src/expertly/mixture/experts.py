@@ -57,6 +57,8 @@ class Experts(nn.Module):
         num, size = mixture.num_experts, mixture.expert_size
         has_bias = mixture.has_expert_bias
         self.num_experts = num
+        # one matrix after the other, each product by torch, for those who watch them
+        self.is_apart = False
         # where experts are that are not all here
         self.dispatcher: Dispatcher | None = None
         self.glu = mixture.glu
@@ -76,7 +78,8 @@ class Experts(nn.Module):
         without a row add nothing."""
         order_R, counts_E = self._with_output(rows)
         stacks = (self.w_gate_EFD, self.w_up_EFD, self.w_down_EDF)
-        if self.is_plain and self.dispatcher is None and kernels.is_native(x_TD, *stacks):
+        is_whole = self.is_plain and self.dispatcher is None and not self.is_apart
+        if is_whole and kernels.is_native(x_TD, *stacks):
             return kernels.expert_rows(x_TD, *stacks, weight_TK, order_R, counts_E, self.glu)
         num_tokens, num_slots = weight_TK.shape
         x_RD = x_TD.index_select(0, order_R // num_slots)
@@ -113,7 +116,7 @@ class Experts(nn.Module):
 
     def _compute_here(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
         stacks = (self.w_gate_EFD, self.w_up_EFD, self.w_down_EDF)
-        if self.b_gate_EF is None and kernels.is_native(x_RD, *stacks):
+        if self.b_gate_EF is None and not self.is_apart and kernels.is_native(x_RD, *stacks):
             # as tokens with one expert each
             order_R, one_R1 = torch.arange(len(x_RD)), torch.ones(len(x_RD), 1)
             return kernels.expert_rows(x_RD, *stacks, one_R1, order_R, counts_E, self.glu)

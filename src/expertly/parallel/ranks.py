@@ -98,10 +98,13 @@ def joined(experts: int, data: int, *, is_sharded: bool) -> Iterator[Ranks]:
     with _told_of_losses(count):
         dist.init_process_group("gloo", timeout=PATIENCE)
         mesh = init_device_mesh("cpu", (experts, data), mesh_dim_names=("experts", "data"))
-        yield Ranks(
+        ranks = Ranks(
             rank=dist.get_rank(), experts=experts, data=data, is_sharded=is_sharded, mesh=mesh
         )
-    dist.destroy_process_group()
+        yield ranks
+        # nobody leaves while another's last words are under way
+        ranks.wait()
+        dist.destroy_process_group()
 
 
 @contextmanager
