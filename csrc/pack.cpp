@@ -1,5 +1,8 @@
 #include "pack.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "blocks.h"
 #include "half.h"
 
@@ -7,10 +10,13 @@ namespace expertly {
 
 namespace {
 
+// so that what is asked of a format is known when its row is compiled
+#define I_INLINE inline __attribute__((always_inline))
+
 void copy16(uint8_t* to, int row, const uint8_t* from) { std::memcpy(to + 2 * row, from, 2); }
 
 // codes of one row's group into the planes of its tile
-void put_codes(Codes codes, const uint32_t* c, int row, uint8_t* code, uint8_t* high) {
+I_INLINE void put_codes(Codes codes, const uint32_t* c, int row, uint8_t* code, uint8_t* high) {
     const auto put = [row](uint8_t* plane, int vector, uint32_t value) {
         std::memcpy(plane + vector * 64 + row * 4, &value, 4);
     };
@@ -44,7 +50,7 @@ void put_codes(Codes codes, const uint32_t* c, int row, uint8_t* code, uint8_t* 
 }
 
 // the scales of one row's group into the scales plane, whose part for the group is at `to`
-void put_scales(Format format, const uint8_t* block, int group, int row, uint8_t* to) {
+I_INLINE void put_scales(Format format, const uint8_t* block, int group, int row, uint8_t* to) {
     switch (format) {
         case Format::q4_1:
         case Format::q5_1:
@@ -79,7 +85,7 @@ void put_scales(Format format, const uint8_t* block, int group, int row, uint8_t
 }
 
 // what one row's super-block says once, into the supers plane, whose part for it is at `to`
-void put_super(Format format, const uint8_t* block, int row, uint8_t* to) {
+I_INLINE void put_super(Format format, const uint8_t* block, int row, uint8_t* to) {
     switch (format) {
         case Format::q4_k:
         case Format::q5_k:
@@ -96,35 +102,59 @@ void put_super(Format format, const uint8_t* block, int row, uint8_t* to) {
 
 int64_t super_stride(Scales scales) { return scales == Scales::half_groups ? 32 : 64; }
 
-void pack_quantised(const Layout& layout, Format format, const uint8_t* from, int row,
-                    uint8_t* tile) {
-    const Scheme& scheme = scheme_of(format);
-    const Block& block = block_of(format);
-    if (format == Format::i4) {
-        std::memcpy(tile + 4 * row, from, 4);
-        std::memcpy(tile + 64 + 4 * row, from + 4, 4);
-    }
-    const int groups_a_block = block.size / kGroup;
-    uint32_t codes[8];
+// `count` rows, `stride` bytes from one to the next, from row `first` of a tile on
+struct RowsOf {
+    const uint8_t* from;
+    int64_t stride;
+    int first, count;
+};
+using PackTile = void (*)(const Layout& layout, const RowsOf& rows, uint8_t* tile);
+
+// group by group, as rows of one group share lines
+template <Format format>
+void pack_quantised(const Layout& layout, const RowsOf& rows, uint8_t* tile) {
+    constexpr Scheme scheme = scheme_of(format);
+    constexpr Block block = block_of(format);
+    constexpr int groups_a_block = block.size < kGroup ? 1 : block.size / kGroup;
+    const int64_t high_step = high_bytes(scheme.codes), code_step = code_bytes(scheme.codes);
+    const int64_t scale_step = scale_bytes(scheme.scales), super_step = super_stride(scheme.scales);
     for (int64_t g = 0; g < layout.groups; ++g) {
         const int64_t index = g / groups_a_block;
         const int group = static_cast<int>(g % groups_a_block);
-        const uint8_t* here = from + block.row_bytes + index * block.num_bytes;
-        codes_of(format, here, group, codes);
-        put_codes(scheme.codes, codes, row, tile + layout.codes + g * code_bytes(scheme.codes),
-                  tile + layout.high + g * high_bytes(scheme.codes));
-        put_scales(format, here, group, row, tile + layout.scales + g * scale_bytes(scheme.scales));
-        if (group == 0) put_super(format, here, row, tile + index * super_stride(scheme.scales));
+        for (int r = 0; r < rows.count; ++r) {
+            const int row = rows.first + r;
+            const uint8_t* here =
+                rows.from + r * rows.stride + block.row_bytes + index * block.num_bytes;
+            uint32_t codes[8];
+            codes_of(format, here, group, codes);
+            put_codes(scheme.codes, codes, row, tile + layout.codes + g * code_step,
+                      tile + layout.high + g * high_step);
+            put_scales(format, here, group, row, tile + layout.scales + g * scale_step);
+            if (group == 0) put_super(format, here, row, tile + index * super_step);
+        }
     }
+    if constexpr (format == Format::i4)
+        for (int r = 0; r < rows.count; ++r) {
+            const uint8_t* here = rows.from + r * rows.stride;
+            std::memcpy(tile + 4 * (rows.first + r), here, 4);
+            std::memcpy(tile + 64 + 4 * (rows.first + r), here + 4, 4);
+        }
 }
 
-// columns of one row of floats, `width` bytes each, `pair` of them adjacent
-void pack_floats(int64_t columns, const uint8_t* from, int row, int width, int pair,
-                 uint8_t* tile) {
-    for (int64_t c = 0; c < columns; ++c) {
-        const int64_t place = (c / pair * kTileRows + row) * pair + c % pair;
-        std::memcpy(tile + place * width, from + c * width, static_cast<size_t>(width));
-    }
+template <int... F>
+PackTile tile_packer(Format format, std::integer_sequence<int, F...>) {
+    static constexpr PackTile table[] = {pack_quantised<static_cast<Format>(F)>...};
+    return table[static_cast<int>(format)];
+}
+
+// columns of rows of floats, `width` bytes each, `pair` of them adjacent
+void pack_floats(int64_t columns, const RowsOf& rows, int width, int pair, uint8_t* tile) {
+    for (int r = 0; r < rows.count; ++r)
+        for (int64_t c = 0; c < columns; ++c) {
+            const int64_t place = (c / pair * kTileRows + rows.first + r) * pair + c % pair;
+            std::memcpy(tile + place * width, rows.from + r * rows.stride + c * width,
+                        static_cast<size_t>(width));
+        }
 }
 
 }  // namespace
@@ -136,17 +166,21 @@ void pack_rows(const Layout& layout, Format format, const uint8_t* blocks, int64
     uint8_t* from = tiles + first / kTileRows * layout.tile_bytes;
     const bool is_padded = (first + count) % kTileRows != 0 || layout.columns % kGroup != 0;
     if (is_padded) std::memset(from, 0, (end - first / kTileRows) * layout.tile_bytes);
-    for (int64_t i = 0; i < count; ++i) {
+    constexpr int formats = static_cast<int>(Format::count);
+    const PackTile quantised = tile_packer(format, std::make_integer_sequence<int, formats>());
+    for (int64_t i = 0; i < count;) {
         const int64_t at = first + i;
         uint8_t* tile = tiles + at / kTileRows * layout.tile_bytes;
         const int row = static_cast<int>(at % kTileRows);
-        const uint8_t* here = blocks + i * stride;
+        const int rows = static_cast<int>(std::min<int64_t>(kTileRows - row, count - i));
+        const RowsOf here{blocks + i * stride, stride, row, rows};
         switch (format) {
-            case Format::f32: pack_floats(layout.columns, here, row, 4, 1, tile); break;
-            case Format::f16: pack_floats(layout.columns, here, row, 2, 1, tile); break;
-            case Format::bf16: pack_floats(layout.columns, here, row, 2, 2, tile); break;
-            default: pack_quantised(layout, format, here, row, tile);
+            case Format::f32: pack_floats(layout.columns, here, 4, 1, tile); break;
+            case Format::f16: pack_floats(layout.columns, here, 2, 1, tile); break;
+            case Format::bf16: pack_floats(layout.columns, here, 2, 2, tile); break;
+            default: quantised(layout, here, tile);
         }
+        i += rows;
     }
 }
 

@@ -1,6 +1,8 @@
 #include "bind.h"
 
 NB_MODULE(_native, module) {
+    // a program that ends while it holds a model is no fault
+    nanobind::set_leak_warnings(false);
     expertly::bind_weights(module);
     expertly::bind_runtime(module);
     expertly::bind_probe(module);

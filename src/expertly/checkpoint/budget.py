@@ -41,18 +41,18 @@ def total_bytes(memory: str | int) -> int:
     return resident_bytes() + max(0, free - max(int(free * _LEFT_SHARE), _LEFT_BYTES))
 
 
-def budget_of(memory: str | int, config: ModelConfig) -> Budget:
-    """To be asked when all but the experts is loaded."""
+def budget_of(memory: str | int, config: ModelConfig, tokens: int = CACHE_TOKENS) -> Budget:
+    """To be asked when all but the experts is loaded; `tokens` that the cache has room for."""
     total = total_bytes(memory)
-    return Budget(total=total, used=resident_bytes(), reserve=reserve_bytes(config))
+    return Budget(total=total, used=resident_bytes(), reserve=reserve_bytes(config, tokens))
 
 
-def reserve_bytes(config: ModelConfig) -> int:
-    """Cache for `CACHE_TOKENS` and activations of `CHUNK_TOKENS`, float32, of the widest layer:
+def reserve_bytes(config: ModelConfig, tokens: int = CACHE_TOKENS) -> int:
+    """Cache for so many tokens and activations of `CHUNK_TOKENS`, float32, of the widest layer:
     residual and normed rows, projections, and of each chosen expert its rows, hidden rows and
     results; and logits of one token."""
-    tokens = min(CACHE_TOKENS, config.max_context)
-    chunk = min(CHUNK_TOKENS, config.max_context)
+    tokens = min(tokens, config.max_context)
+    chunk = min(CHUNK_TOKENS, tokens)
     D = config.hidden_size
     widest = 0
     for layer in config.layers:

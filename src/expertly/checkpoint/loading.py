@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from expertly import _native
+from expertly.checkpoint.budget import CACHE_TOKENS
 from expertly.checkpoint.coded import fill_coded
 from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.gguf_loading import load_gguf, open_gguf
@@ -50,6 +51,7 @@ def load(
     dtype: NativeDtype,
     *,
     memory: str | int | None = None,
+    context: int = CACHE_TOKENS,
     threads: int | None = None,
     kernels: str = "",
 ) -> NativeDecoder: ...
@@ -59,6 +61,7 @@ def load(
     dtype: str | None = None,
     *,
     memory: str | int | None = None,
+    context: int = CACHE_TOKENS,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder: ...
@@ -67,6 +70,7 @@ def load(
     dtype: str | None = None,
     *,
     memory: str | int | None = None,
+    context: int = CACHE_TOKENS,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder:
@@ -80,7 +84,8 @@ def load(
     "native", unless `dtype` says otherwise.
 
     With `memory` ("8GB", bytes, or "auto": most of what is free) the whole process keeps to it:
-    experts that do not fit stay in the packed folder or GGUF file, and are read as they are chosen.
+    experts that do not fit stay in the packed folder or GGUF file, and are read as they are chosen;
+    room is kept for a cache of `context` tokens.
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
@@ -97,7 +102,7 @@ def load(
     if str(model).endswith(".gguf"):
         if memory is not None:
             _check_kept(model, dtype)
-            return load_streamed(Path(model), memory, threads, kernels)
+            return load_streamed(Path(model), memory, threads, kernels, context=context)
         _check_dtype(model, dtype or "native", _NATIVE)
         file, config = open_gguf(Path(model))
         weights = load_gguf(file, config, dtype or "native", threads)
@@ -107,7 +112,7 @@ def load(
     if memory is not None:
         _check_packed(model, folder)
         _check_kept(model, dtype)
-        return load_streamed(folder, memory, threads, kernels)
+        return load_streamed(folder, memory, threads, kernels, context=context)
     if is_packed(folder):
         _check_dtype(model, dtype or "native", ("native",))
         return _native_decoder(*load_packed(folder, threads), threads, kernels)

@@ -4,22 +4,30 @@ from pathlib import Path
 
 from expertly import _native
 from expertly.checkpoint.apart import Apart, gguf_apart, packed_apart
-from expertly.checkpoint.budget import budget_of, check_slots, in_words
+from expertly.checkpoint.budget import CACHE_TOKENS, budget_of, check_slots, in_words
 from expertly.config import Mixture, ModelConfig
 from expertly.model import NativeDecoder
 from expertly.store import DirectDisk, Disk, ExpectedUse, Streamed
 
 
-def load_streamed(path: Path, memory: str | int, threads: int, kernels: str = "") -> NativeDecoder:
+def load_streamed(
+    path: Path,
+    memory: str | int,
+    threads: int,
+    kernels: str = "",
+    *,
+    context: int = CACHE_TOKENS,
+) -> NativeDecoder:
     """The model of a packed folder or GGUF file within `memory` ("8GB", "auto" or bytes), which is
-    the whole process's; its experts stay on the disk but for those that fit.
+    the whole process's; its experts stay on the disk but for those that fit beside a cache of
+    `context` tokens.
 
     Raises as `load_packed` and `load_gguf`, and InputError for a budget in which not even the
     experts of one token in one layer fit.
     """
     is_gguf = str(path).endswith(".gguf")
     apart = gguf_apart(path, threads) if is_gguf else packed_apart(path, threads)
-    budget = budget_of(memory, apart.config)
+    budget = budget_of(memory, apart.config, context)
     total = len(apart.pieces)
     num_slots = min(total, max(0, budget.for_experts) // apart.slot_bytes)
     chosen = num_chosen(apart.config)

@@ -75,6 +75,10 @@ Memory = Annotated[
         show_default="all weights in memory",
     ),
 ]
+Context = Annotated[
+    int,
+    typer.Option(min=1, help="With --memory: tokens, prompt and answer, that room is kept for."),
+]
 Synthetic = Annotated[
     str | None,
     typer.Option(
@@ -112,6 +116,7 @@ def command(
     pairs: Pairs = 5,
     dtype: Kind = "native",
     memory: Memory = None,
+    context: Context = 4096,
     synthetic: Synthetic = None,
     bits: Bits = 4,
     out: Out = None,
@@ -131,6 +136,7 @@ def command(
         pairs=pairs,
         dtype=dtype,
         memory=memory,
+        context=context,
         synthetic=synthetic,
         bits=bits,
         out=out,

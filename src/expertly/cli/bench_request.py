@@ -19,6 +19,7 @@ class Request:
     pairs: int
     dtype: Literal["native", "int8", "int4"]
     memory: str | None
+    context: int
     synthetic: str | None
     bits: int
     out: Path | None

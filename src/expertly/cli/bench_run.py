@@ -22,6 +22,10 @@ class Rows(Protocol):
     def rows(self, work: Work) -> list[Row]: ...
 
 
+# larger than the caches of processors, small beside a budget
+_SMALL_BYTES = 128 << 20
+
+
 def run(request: Request) -> None:
     """Raises ExpertlyError for what the user can mend."""
     threads = request.threads or usable_cores()
@@ -33,8 +37,12 @@ def run(request: Request) -> None:
         peer = None
         if request.peer is not None:
             peer = stack.enter_context(Peer(Path(path), threads, request.peer_python))
+        probe = None
+        if request.memory is not None:
+            # before the model, as what it takes is taken from the experts' room
+            probe = Probe(_native.Runtime(threads, request.kernels), _SMALL_BYTES)
         model = _open(path, threads, request)
-        probe = Probe(model.runtime)
+        probe = probe or Probe(model.runtime)
         about: dict[str, Any] = {} if peer is None else {"peer": {"name": peer.name, **peer.about}}
         bench: Rows | None = None
         if request.memory is not None:
@@ -47,7 +55,12 @@ def run(request: Request) -> None:
 
 def _open(path: str, threads: int, request: Request) -> NativeDecoder:
     model = load(
-        path, request.dtype, memory=request.memory, threads=threads, kernels=request.kernels
+        path,
+        request.dtype,
+        memory=request.memory,
+        context=request.context,
+        threads=threads,
+        kernels=request.kernels,
     )
     reroute(model, _routing(request))
     return model

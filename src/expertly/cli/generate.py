@@ -33,6 +33,7 @@ class Request:
     is_json: bool
     threads: int | None
     memory: str | None
+    context: int
     trace: Path | None
 
 
@@ -65,7 +66,13 @@ def _load(name: str, request: Request) -> Model:
             f"--memory with --dtype {request.dtype}, which torch computes",
             hint="leave out one of them",
         )
-    model = load(name, request.dtype, memory=request.memory, threads=request.threads)
+    model = load(
+        name,
+        request.dtype,
+        memory=request.memory,
+        context=request.context,
+        threads=request.threads,
+    )
     if isinstance(model, NativeDecoder) and model.budget is not None:
         note(model.budget)
     return model

@@ -70,6 +70,10 @@ Memory = Annotated[
         show_default="all weights in memory",
     ),
 ]
+Context = Annotated[
+    int,
+    typer.Option(min=1, help="With --memory: tokens, prompt and answer, that room is kept for."),
+]
 Trace = Annotated[
     Path | None,
     typer.Option(
@@ -96,6 +100,7 @@ def command(
     as_json: AsJson = False,
     threads: Threads = None,
     memory: Memory = None,
+    context: Context = 4096,
     trace: Trace = None,
 ) -> None:
     """Write text with a model or chat with it, its experts shown if asked."""
@@ -124,6 +129,7 @@ def command(
             is_json=as_json,
             threads=threads,
             memory=memory,
+            context=context,
             trace=trace,
         )
     )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from expertly.errors import CheckpointError
 from expertly.store.disk import PAGE, Disk
 from expertly.store.policies import Key
 
+# of a packed expert, at once
+PART_BYTES = 1 << 20
 # pauses before a failed read is tried again
 _PAUSES_SECONDS = (0.01, 0.1)
 _BROKEN = "check the disk (dmesg tells of failing ones), then copy the model again"
@@ -25,8 +28,9 @@ class Source(Protocol):
 
     disk: Disk
 
-    def read(self, key: Key, slot: int) -> None:
-        """Raises CheckpointError."""
+    def parts(self, key: Key, slot: int) -> list[Callable[[], None]]:
+        """Reads that together bring the expert, at the same time if may be, so that the last expert
+        of a few is not left to one reader. They raise CheckpointError."""
         ...
 
     def read_bytes(self, key: Key) -> int:
@@ -60,12 +64,22 @@ class BlobSource:
     def read_bytes(self, key: Key) -> int:
         return self._extents[key].num_bytes
 
-    def read(self, key: Key, slot: int) -> None:
+    def parts(self, key: Key, slot: int) -> list[Callable[[], None]]:
         extent = self._extents[key]
         begin = slot * self._slot_bytes
         target = self._memory[begin : begin + extent.num_bytes]
+        starts = range(0, extent.num_bytes, PART_BYTES)
+        last = _Last(len(starts), partial(self._check, key, extent, target))
+        return [partial(self._read, extent, target, start, last) for start in starts]
+
+    def _read(self, extent: Extent, target: memoryview, start: int, last: "_Last") -> None:
+        part = target[start : start + PART_BYTES]
+        read_whole(self.disk, extent.file, part, extent.offset + start)
+        last.is_done()
+
+    def _check(self, key: Key, extent: Extent, target: memoryview) -> None:
+        """What has come, once more if it is not what was packed."""
         for is_last in (False, True):
-            read_whole(self.disk, extent.file, target, extent.offset)
             found = xxh3_64_hexdigest(target[: extent.used_bytes])
             if found == extent.checksum:
                 return
@@ -76,6 +90,23 @@ class BlobSource:
                     f"{found}, {extent.checksum} was packed",
                     hint="copy the folder again, or pack the model again",
                 )
+            read_whole(self.disk, extent.file, target, extent.offset)
+
+
+class _Last:
+    """Does its work when all of `count` have been done, in the thread of the last of them."""
+
+    def __init__(self, count: int, work: Callable[[], None]) -> None:
+        self._left = count
+        self._work = work
+        self._lock = threading.Lock()
+
+    def is_done(self) -> None:
+        with self._lock:
+            self._left -= 1
+            is_last = self._left == 0
+        if is_last:
+            self._work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +136,17 @@ class SliceSource:
     def read_bytes(self, key: Key) -> int:
         return sum(end - begin for begin, end in map(_pages, self._slices[key]))
 
-    def read(self, key: Key, slot: int) -> None:
-        for index, own in enumerate(self._slices[key]):
-            begin, end = _pages(own)
-            room = self._room(end - begin)
-            first = own.offset - begin
-            # the file may end inside the last page
-            read_whole(self.disk, own.file, room, begin, first + own.num_bytes)
-            self._put(key, slot, index, room[first : first + own.num_bytes])
+    def parts(self, key: Key, slot: int) -> list[Callable[[], None]]:
+        slices = enumerate(self._slices[key])
+        return [partial(self._read, key, slot, index, own) for index, own in slices]
+
+    def _read(self, key: Key, slot: int, index: int, own: Slice) -> None:
+        begin, end = _pages(own)
+        room = self._room(end - begin)
+        first = own.offset - begin
+        # the file may end inside the last page
+        read_whole(self.disk, own.file, room, begin, first + own.num_bytes)
+        self._put(key, slot, index, room[first : first + own.num_bytes])
 
     def _room(self, num_bytes: int) -> memoryview:
         room: mmap.mmap | None = getattr(self._rooms, "room", None)

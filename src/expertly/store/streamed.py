@@ -59,7 +59,10 @@ class Streamed:
         self.patience_seconds = patience_seconds
         self._num_readers = num_readers
         self._readers: Readers[Key] = Readers(num_readers)
-        self._loading: set[Key] = set()
+        # reads of each that are not taken in yet
+        self._loading: dict[Key, int] = {}
+        # the first of each that is still being read
+        self._errors: dict[Key, BaseException] = {}
         # read a second time, as what went wrong says nothing of the file
         self._again: set[Key] = set()
         # set while the books are being written: an interrupt then leaves them unfinished
@@ -73,7 +76,7 @@ class Streamed:
 
     @property
     def num_loading(self) -> int:
-        """Reads that are not taken in yet."""
+        """Experts that are being read."""
         return len(self._loading)
 
     def holds(self, layer: int, experts: Sequence[int]) -> bool:
@@ -126,7 +129,7 @@ class Streamed:
         self._readers = Readers(self._num_readers)
         self.slots = Slots(self.slots.count)
         self._policy.forget()
-        for keys in (self._loading, self._ahead, self._again):
+        for keys in (self._loading, self._errors, self._ahead, self._again):
             keys.clear()
 
     def _some_of(self, left: dict[Key, None]) -> list[Key]:
@@ -158,15 +161,17 @@ class Streamed:
     def _start(self, key: Key, kept: AbstractSet[Key]) -> bool:
         """Begin to read an expert into a slot; False if none can be had now."""
         if not self.slots.num_free:
-            victim = self._policy.victim(key, self._loading | kept)
+            victim = self._policy.victim(key, self._loading.keys() | kept)
             if victim is None:
                 return False
             self._let_go(victim)
         slot = self.slots.take(key)
         self._policy.add(key)
-        self._loading.add(key)
         self._place(*key, slot)
-        self._readers.submit(key, lambda: self._source.read(key, slot))
+        parts = self._source.parts(key, slot)
+        self._loading[key] = len(parts)
+        for part in parts:
+            self._readers.submit(key, part)
         return True
 
     def _let_go(self, key: Key) -> None:
@@ -179,8 +184,14 @@ class Streamed:
     def _take_in(self, done: Sequence[Done[Key]], needed: AbstractSet[Key]) -> None:
         """Raises for a needed expert that could not be read; others were only read ahead."""
         failed = None
-        for key, error in done:
-            self._loading.remove(key)
+        for key, part_error in done:
+            if part_error is not None:
+                self._errors.setdefault(key, part_error)
+            self._loading[key] -= 1
+            if self._loading[key]:
+                continue
+            del self._loading[key]
+            error = self._errors.pop(key, None)
             self.tally.read_bytes += self._source.read_bytes(key)
             if error is None:
                 self._again.discard(key)
