@@ -95,20 +95,6 @@ def test_json_is_one_object_with_the_full_matrices(folder: Path, texts: tuple[st
     assert {"id", "text", "count"} == set(document["vocabulary"][0])
 
 
-def test_the_report_is_written_as_a_page_and_never_over_another(
-    folder: Path, texts: tuple[str, str], tmp_path: Path
-) -> None:
-    page = tmp_path / "page.html"
-    assert run(folder, "--text", texts[0], "--html", page).exit_code == 0
-    text = page.read_text("utf-8")
-    assert text.startswith("<!doctype html>") and text.count('class="text"') == 2
-    assert "<span" in text and sorted(tmp_path.glob(".*")) == []
-    error = failure(folder, "--text", texts[0], "--html", page)
-    assert isinstance(error, OutputError) and "exists already" in str(error)
-    error = failure(folder, "--text", texts[0], "--html", tmp_path / "none" / "page.html")
-    assert isinstance(error, OutputError) and "cannot be written" in str(error)
-
-
 def test_fewer_lines_and_tokens_when_asked_for(folder: Path, texts: tuple[str, str]) -> None:
     result = run(folder, "--text", texts[0], "--top", "1", "--max-tokens", "40")
     assert result.stdout.startswith("40 tokens: verse 40\n")
@@ -146,3 +132,54 @@ def test_a_missing_model_is_named(tmp_path: Path, texts: tuple[str, str]) -> Non
 @pytest.mark.parametrize("option", ["--top", "--max-tokens"])
 def test_counts_below_one_are_refused_by_the_command_line(option: str, folder: Path) -> None:
     assert run(folder, option, "0").exit_code == 2
+
+
+def test_a_page_is_written_beside_what_is_printed(
+    folder: Path, texts: tuple[str, str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    result = run(folder, "--text", *texts, "--html", page)
+    assert result.stdout == run(folder, "--text", *texts).stdout
+    assert "open it in a browser" in result.stderr
+    html = page.read_text(encoding="utf-8")
+    assert html.startswith("<!DOCTYPE html>") and html.rstrip().endswith("</html>")
+    assert "verse" in html and "<sub>" in html
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", "verse.txt", "sums.txt"}
+
+
+def test_the_numbers_of_the_page_are_those_of_json(
+    folder: Path, texts: tuple[str, str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    document = json.loads(run(folder, "--text", *texts, "--html", page, "--json").stdout)
+    html = page.read_text(encoding="utf-8")
+    for layer in document["layers"]:
+        assert "".join(f"<td>{share:.4f}</td>" for share in layer["load"]) in html
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    there = tmp_path / "there.html"
+    there.write_text("mine")
+    for place in (tmp_path, tmp_path / "missing" / "page.html", there):
+        error = failure("missing-model", "--text", "missing.txt", "--html", place)
+        assert isinstance(error, OutputError)
+        assert str(place) in str(error)
+
+
+def test_a_trace_has_no_page(tmp_path: Path) -> None:
+    error = failure("trace", "some.parquet", "--html", tmp_path / "page.html")
+    assert isinstance(error, InputError)
+
+
+def test_a_model_without_experts_is_refused_in_one_line_and_leaves_no_page(
+    folder: Path, texts: tuple[str, str], tmp_path: Path
+) -> None:
+    dense = {name: value for name, value in CONFIG.items() if "experts" not in name}
+    model = Decoder(read_config({**dense, "model_type": "llama", "rms_norm_eps": 1e-5}))
+    initialise(model, seed=0, std=0.3)
+    model.tokenizer = Tokenizer.open(folder)
+    save(model, tmp_path / "dense")
+    error = failure(tmp_path / "dense", "--text", *texts, "--html", tmp_path / "page.html")
+    assert isinstance(error, InputError)
+    assert "no mixture layer" in str(error) and error.hint
+    assert not (tmp_path / "page.html").exists()

@@ -20,9 +20,17 @@ LAYER = LayerReport(
     token_entropy=1.25,
     repeat_share=0.125,
     coactivation=[[1.0, 0.5, 0.5, 0], [0.9, 1.0, 0.1, 0], [1.0, 0.0, 1.0, 0], [0, 0, 0, 0]],
+    pair_lift=[[0.0, 1.2, 0.8, 0], [1.2, 0.0, 0.5, 0], [0.8, 0.5, 0.0, 0], [0, 0, 0, 0]],
     tokens_by_expert=[20, 10, 9, 0],
+    domain_rows=[[10, 8, 2, 0], [10, 0, 10, 0]],
     domain_row_share=[[0.5, 0.4, 0.1, 0.0], [0.5, 0.0, 0.5, 0.0]],
     domain_token_share=[[1.0, 0.8, 0.2, 0.0], [1.0, 0.0, 1.0, 0.0]],
+    domain_entropy=1.0,
+    information=0.25,
+    shuffled_information=[0.01, 0.03],
+    token_information=0.5,
+    shuffled_token_information=0.02,
+    halves_information=None,
     vocabulary_rows=[[10, 0, 10, 0], [3, 2, 1, 0]],
     favourites=[[0, 1], [1], [0, 1], []],
 )
@@ -31,6 +39,7 @@ REPORT = Report(
     min_count=10,
     vocabulary=[TokenUse(id=7, text=" x", count=10), TokenUse(id=9, text="\n", count=3)],
     layers=[LAYER],
+    samples={},
 )
 
 

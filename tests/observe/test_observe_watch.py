@@ -9,7 +9,7 @@ import torch
 from expertly.config import Attention, Dense, Layer, Mixture, ModelConfig, Norm, Rope, Router
 from expertly.errors import InputError
 from expertly.model import Decoder, initialise
-from expertly.observe import Report, observe
+from expertly.observe import Report, measure, observe
 
 TEXTS = {"letters": "abcabcabdd abcab " * 3, "digits": "1213121 1213" * 4}
 
@@ -168,3 +168,48 @@ def test_the_page_of_a_real_report_has_a_line_for_every_layer(report: Report) ->
     page = report.to_text(top=1)
     lines = [line.split() for line in page.splitlines()]
     assert [line[0] for line in lines if line and line[-1].endswith("|")] == ["1", "2"]
+
+
+def test_the_beginning_of_each_text_keeps_its_experts_and_weights() -> None:
+    report = observe(small_model(), TEXTS, sample=7)
+    assert ["".join(x.text for x in kept) for kept in report.samples.values()] == [
+        text[:7] for text in TEXTS.values()
+    ]
+    for name, kept in report.samples.items():
+        of_domain = [experts for domain, _, experts in chosen_experts(1) if domain == name]
+        assert [[e for e, _ in x.experts[1]] for x in kept] == of_domain[:7]
+        assert all(sum(w for _, w in x.experts[1]) == pytest.approx(1) for x in kept)
+
+
+def test_no_more_than_a_window_is_kept_and_nothing_unless_asked() -> None:
+    long = observe(small_model(), TEXTS, sample=99).samples
+    assert [len(kept) for kept in long.values()] == [20, 20]
+    assert observe(small_model(), TEXTS).samples == {"letters": [], "digits": []}
+
+
+def test_information_is_of_the_rows_that_the_report_has(report: Report) -> None:
+    for layer in report.layers:
+        rows_ME = torch.tensor(layer.domain_rows)
+        assert layer.information == measure.information(rows_ME)
+        assert layer.domain_entropy == pytest.approx(measure.domain_entropy(rows_ME))
+        assert len(layer.shuffled_information) == 20
+        rows_UE = torch.tensor(layer.vocabulary_rows)
+        assert layer.token_information == measure.information(rows_UE) > 0
+        assert 0 < layer.shuffled_token_information < layer.token_information
+
+
+def test_halves_are_told_apart_by_the_windows_they_start_in(report: Report) -> None:
+    # windows of 20 begin at 0, 20 and 40; the texts have 51 and 48 tokens
+    for index, layer in enumerate(report.layers):
+        later_ME = torch.zeros(2, 5, dtype=torch.int64)
+        for m, name in enumerate(TEXTS):
+            of_domain = [experts for domain, _, experts in chosen_experts(index) if domain == name]
+            chosen = torch.tensor(of_domain[40:])
+            later_ME[m] = chosen.flatten().bincount(minlength=5)
+        expected = measure.halves_information(torch.tensor(layer.domain_rows), later_ME)
+        assert layer.halves_information == pytest.approx(expected)
+
+
+def test_a_text_of_one_window_has_no_halves() -> None:
+    report = observe(small_model(), {"short": "abcabc"})
+    assert report.layers[0].halves_information is None

@@ -9,15 +9,14 @@ import typer
 from expertly.checkpoint import load
 from expertly.checkpoint.locating import bundled
 from expertly.cli.observe_trace import observe_trace
+from expertly.cli.output import note
+from expertly.config import Mixture
 from expertly.errors import InputError, OutputError
 from expertly.observe import Report, observe
-from expertly.observe.page import page
-from expertly.observe.sample import read
+from expertly.observe.page import MAX_BYTES, sample_size, to_html
 from expertly.observe.texts import domains, read_texts
 from expertly.text import corpora
-
-# of each text, with its experts
-_TOKENS_READ = 240
+from expertly.train.files import write_whole, writing
 
 if TYPE_CHECKING:
     from expertly.model import Decoder
@@ -56,47 +55,30 @@ def command(
     ] = "20GB",
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the report as one HTML file, pictures and all."),
+        typer.Option(metavar="FILE", help="Also write a page for a browser: one file."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure what the experts of a model do on texts."""
     if model == "trace":
+        if html is not None:
+            raise InputError("a trace has no page", hint="leave out --html")
         return observe_trace(more or [], disk, ram, as_json)
     files = domains([*(text or []), *(more or [])], named or [])
     if not files and model is not None:
         raise InputError("no text to observe", hint="give one with --text FILE")
+    if html is not None:
+        _check_place(html)
     # files first: a typing slip should not wait for a model to load
     texts = read_texts(files, max_tokens) if files else _packaged(max_tokens)
+    opened = load(bundled() if model is None else model, "float32")
+    report = _watch(opened, texts, max_tokens, 0 if html is None else _sample(opened, len(texts)))
     if html is not None:
-        check_new(html)
-    watched = load(bundled() if model is None else model, "float32")
-    report = _watch(watched, texts, max_tokens)
-    if html is not None:
-        readings = read(watched, texts, _TOKENS_READ)
-        write_text(html, page(report, readings, model or "the bundled model"))
+        _write(html, to_html(report, model or "the bundled model"))
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
         print(report.to_text(top), end="")
-
-
-def check_new(path: Path) -> None:
-    if path.exists():
-        raise OutputError(f"{path} exists already", hint="give another name or remove that file")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}", hint="choose another place"
-        ) from error
 
 
 def _packaged(max_tokens: int) -> dict[str, str]:
@@ -104,7 +86,33 @@ def _packaged(max_tokens: int) -> dict[str, str]:
     return {name: corpora.held_out_text(name)[: 16 * max_tokens] for name in corpora.domains()}
 
 
-def _watch(model: "Decoder", texts: dict[str, str], max_tokens: int) -> Report:
+def _check_place(path: Path) -> None:
+    # hours may go by before it is written
+    if path.exists():
+        raise OutputError(f"{path} exists already", hint="give another name or remove that file")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}", hint="give --html a file in a folder that exists")
+
+
+def _sample(model: "Decoder", num_texts: int) -> int:
+    chosen = [
+        layer.feed_forward.num_chosen
+        for layer in model.config.layers
+        if isinstance(layer.feed_forward, Mixture)
+    ]
+    return sample_size(max(1, len(chosen)), max(chosen, default=1), num_texts)
+
+
+def _write(path: Path, page: str) -> None:
+    data = page.encode()
+    with writing(path, hint="free some space or choose another --html"):
+        write_whole(path, data)
+    note(f"{path}: {len(data) / 1e6:.1f} MB, open it in a browser")
+    if len(data) > MAX_BYTES:
+        note(f"{path} is over {MAX_BYTES / 1e6:.0f} MB: fewer texts make it smaller")
+
+
+def _watch(model: "Decoder", texts: dict[str, str], max_tokens: int, sample: int) -> Report:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -114,5 +122,6 @@ def _watch(model: "Decoder", texts: dict[str, str], max_tokens: int) -> Report:
             model,
             texts,
             max_tokens=max_tokens,
+            sample=sample,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

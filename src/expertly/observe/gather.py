@@ -17,6 +17,7 @@ class LayerCounts(NamedTuple):
     """E experts, M domains, U tracked token ids; int64 tensors in main memory."""
 
     rows_ME: Tensor  # rows of the domain's tokens that went to the expert
+    later_ME: Tensor  # those of them in the second half of the domain's text
     tokens_M: Tensor  # tokens of the domain
     pairs_EE: Tensor  # tokens that chose both experts; on the diagonal, tokens that chose the one
     rows_UE: Tensor  # rows of the tracked id that went to the expert
@@ -28,6 +29,7 @@ class LayerCounts(NamedTuple):
     def plus(self, other: "LayerCounts") -> "LayerCounts":
         return LayerCounts(
             rows_ME=self.rows_ME + other.rows_ME,
+            later_ME=self.later_ME + other.later_ME,
             tokens_M=self.tokens_M + other.tokens_M,
             pairs_EE=self.pairs_EE + other.pairs_EE,
             rows_UE=self.rows_UE + other.rows_UE,
@@ -42,6 +44,7 @@ def nothing(num_experts: int, num_domains: int, num_tracked: int) -> LayerCounts
     """Counts of no token at all, to start a sum from."""
     return LayerCounts(
         rows_ME=_zeros(num_domains, num_experts),
+        later_ME=_zeros(num_domains, num_experts),
         tokens_M=_zeros(num_domains),
         pairs_EE=_zeros(num_experts, num_experts),
         rows_UE=_zeros(num_tracked, num_experts),
@@ -53,9 +56,15 @@ def nothing(num_experts: int, num_domains: int, num_tracked: int) -> LayerCounts
 
 
 def count(
-    ids_T: Tensor, routing: Routing, *, domain: int, num_domains: int, tracked_U: Tensor
+    ids_T: Tensor,
+    routing: Routing,
+    *,
+    domain: int,
+    num_domains: int,
+    tracked_U: Tensor,
+    is_later: bool = False,
 ) -> LayerCounts:
-    """Counts of one window of text of one domain.
+    """Counts of one window of text of one domain, of its second half if `is_later`.
 
     ids_T are its token ids, tracked_U the ids to keep apart, ascending and without doubles.
     """
@@ -71,6 +80,7 @@ def count(
     repeats, neighbours = measures.consecutive_repeats(routing)
     return LayerCounts(
         rows_ME=rows_ME,
+        later_ME=rows_ME * is_later,
         tokens_M=tokens_M,
         pairs_EE=_pairs(token_R, expert_R, len(ids_T), num_experts),
         rows_UE=_rows_of_ids(position_T[token_R], expert_R, len(tracked_U), num_experts),

@@ -21,6 +21,15 @@ class TokenUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenChoices:
+    """A token of a text and, one a mixture layer, the experts it chose with their weights, the
+    most wanted first; no experts where none took it."""
+
+    text: str
+    experts: list[list[tuple[int, float]]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerReport:
     """One mixture layer. Lists follow the order of the experts, of `Report.tokens_by_domain`,
     or of `Report.vocabulary`; the definitions are in `expertly.observe.measure`."""
@@ -37,9 +46,17 @@ class LayerReport:
     token_entropy: float  # nats
     repeat_share: float | None  # None: no token had one before it
     coactivation: list[list[float]]
+    pair_lift: list[list[float]]
     tokens_by_expert: list[int]  # tokens that consulted the expert
+    domain_rows: list[list[int]]
     domain_row_share: list[list[float]]
     domain_token_share: list[list[float]]
+    domain_entropy: float  # bits
+    information: float  # bits, of domain and expert
+    shuffled_information: list[float]  # bits, one a shuffle
+    token_information: float  # bits, of tracked token id and expert
+    shuffled_token_information: float  # bits, the mean of a few shuffles
+    halves_information: float | None  # bits; None: a text had no second half to compare
     vocabulary_rows: list[list[int]]  # a tracked id, an expert: rows
     favourites: list[list[int]]  # of each expert: positions in the vocabulary, best first
 
@@ -58,6 +75,7 @@ class Report:
     min_count: int  # ids that occurred less often are not in the vocabulary
     vocabulary: list[TokenUse]
     layers: list[LayerReport]
+    samples: dict[str, list[TokenChoices]]  # the beginnings of the texts, if they were asked for
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON; fair shares beside the shares they are to be held against."""

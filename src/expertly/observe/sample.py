@@ -1,50 +1,44 @@
-"""The beginning of each text with the experts that its tokens chose, for reading."""
+"""The beginning of a text, token by token: which experts each layer chose for it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
+from expertly.mixture import measures
 from expertly.mixture.routing import Routing
-from expertly.model import Decoder
+from expertly.observe.report import TokenChoices
+from expertly.text import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """Tokens as text, and by mixture layer the experts of each with their shares, the first choice
-    first."""
+class Sample:
+    """Keeps the first `size` tokens of the first window that it is shown."""
 
-    domain: str
-    tokens: list[str]
-    chosen: list[list[list[tuple[int, float]]]]  # layer, token, slot
+    def __init__(self, *, size: int) -> None:
+        self.size = size
+        self._ids: list[int] = []
+        self._experts: list[list[list[tuple[int, float]]]] = []
 
+    def keep(self, ids: Sequence[int], routings: Sequence[Routing]) -> None:
+        if self._ids or not self.size:
+            return
+        self._ids = list(ids[: self.size])
+        self._experts = [choices(routing, len(self._ids)) for routing in routings]
 
-@torch.inference_mode()
-def read(model: Decoder, texts: dict[str, str], num_tokens: int) -> list[Reading]:
-    """The first `num_tokens` tokens of each text."""
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    found = []
-    for name, text in texts.items():
-        ids = tokenizer.encode(text)[: min(num_tokens, model.config.max_context)]
-        routings = model(torch.tensor([ids]), logits="last", routings=True).routings
-        found.append(
-            Reading(
-                domain=name,
-                tokens=[tokenizer.token_text(i) for i in ids],
-                chosen=[_chosen(routing, len(ids)) for routing in routings or ()],
-            )
-        )
-    return found
+    def tokens(self, tokenizer: Tokenizer) -> list[TokenChoices]:
+        return [
+            TokenChoices(text=tokenizer.token_text(token_id), experts=[x[t] for x in self._experts])
+            for t, token_id in enumerate(self._ids)
+        ]
 
 
-def _chosen(routing: Routing, num_tokens: int) -> list[list[tuple[int, float]]]:
-    expert_R = torch.arange(len(routing.counts_E)).repeat_interleave(routing.counts_E)
-    rows = sorted(
-        zip(*map(Tensor.tolist, (routing.token_R, routing.slot_R, expert_R, routing.weight_R)),
-            strict=True)
-    )  # fmt: skip
+def choices(routing: Routing, num_tokens: int) -> list[list[tuple[int, float]]]:
+    """Experts and weights of each of the first tokens of a routing, by slot."""
+    rows = zip(
+        routing.token_R.tolist(),
+        routing.slot_R.tolist(),
+        measures.row_experts(routing).tolist(),
+        routing.weight_R.tolist(),
+        strict=True,
+    )
     found: list[list[tuple[int, float]]] = [[] for _ in range(num_tokens)]
-    for token, _, expert, weight in rows:
-        found[token].append((int(expert), float(weight)))
+    for token, _, expert, weight in sorted(row for row in rows if row[0] < num_tokens):
+        found[token].append((expert, weight))
     return found
