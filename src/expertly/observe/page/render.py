@@ -13,6 +13,8 @@ _TOKENS = 240
 _CHOICES = 100_000
 _PAIRS = 8
 _FAVOURITES = 8
+_FEWEST_FAVOURITES = 3
+_ALL_FAVOURITES = 50_000
 
 
 def sample_size(num_layers: int, num_chosen: int, num_texts: int) -> int:
@@ -70,9 +72,11 @@ def _view(report: Report, index: int) -> dict[str, object]:
 
 def _favourites(report: Report, layer: LayerReport, expert: int) -> list[tuple[str, float]]:
     """Tokens and the share of their rows that the expert took."""
+    room = _ALL_FAVOURITES // sum(layer.num_experts for layer in report.layers)
+    top = max(_FEWEST_FAVOURITES, min(_FAVOURITES, room))
     return [
         (report.vocabulary[u].text, rows[expert] / sum(rows))
-        for u in layer.favourites[expert][:_FAVOURITES]
+        for u in layer.favourites[expert][:top]
         for rows in [layer.vocabulary_rows[u]]
     ]
 
