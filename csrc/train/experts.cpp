@@ -353,13 +353,13 @@ Routed::Routed(Shape shape, const int64_t* order_R, const int64_t* counts_E)
 }
 
 void experts_forward(Team& team, const Kernels& kernels, const ExpertPass& pass, Rooms& rooms,
-                     Reals gate_up_R2F, Reals y_TD) {
-    Forward(team, kernels, pass).run(rooms, gate_up_R2F, y_TD);
+                     Reals kept_RX, Reals y_TD) {
+    Forward(team, kernels, pass).run(rooms, kept_RX, y_TD);
 }
 
 void experts_backward(Team& team, const Kernels& kernels, const ExpertPass& pass, Rooms& rooms,
-                      Reals gate_up_R2F, Reals grad_y_TD, const ExpertGradients& to) {
-    Backward(team, kernels, pass, gate_up_R2F, grad_y_TD, to).run(rooms);
+                      Reals kept_RX, Reals grad_y_TD, const ExpertGradients& to) {
+    Backward(team, kernels, pass, kept_RX, grad_y_TD, to).run(rooms);
 }
 
 }  // namespace expertly

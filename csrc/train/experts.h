@@ -47,9 +47,9 @@ struct Rooms {
     Scratch rows, inner, hidden;
 };
 
-// gate_up_R2F is what the backward pass needs, in the type of the factors
+// kept_RX is what the backward pass needs, in the type of the factors
 void experts_forward(Team& team, const Kernels& kernels, const ExpertPass& pass, Rooms& rooms,
-                     Reals gate_up_R2F, Reals y_TD);
+                     Reals kept_RX, Reals y_TD);
 
 struct ExpertGradients {
     Reals x_TD;
@@ -58,6 +58,6 @@ struct ExpertGradients {
 };
 
 void experts_backward(Team& team, const Kernels& kernels, const ExpertPass& pass, Rooms& rooms,
-                      Reals gate_up_R2F, Reals grad_y_TD, const ExpertGradients& to);
+                      Reals kept_RX, Reals grad_y_TD, const ExpertGradients& to);
 
 }  // namespace expertly

@@ -165,7 +165,7 @@ class Trainer:
         weight_TK: Tensor,
         order_R: Tensor,
         counts_E: Tensor,
-        gate_up_R2F: Tensor,
+        kept_RX: Tensor,
         y_TD: Tensor,
     ) -> None: ...
     def backward(
@@ -178,7 +178,7 @@ class Trainer:
         weight_TK: Tensor,
         order_R: Tensor,
         counts_E: Tensor,
-        gate_up_R2F: Tensor,
+        kept_RX: Tensor,
         grad_y_TD: Tensor,
         grad_x_TD: Tensor,
         grad_gate_EFD: Tensor,

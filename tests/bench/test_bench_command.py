@@ -21,9 +21,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     seen: Loads = []
 
     def load(
-        model: object, dtype: str, *, threads: int, kernels: str, memory: str | None
+        model: object, dtype: str, *, threads: int, kernels: str, memory: str | None, context: int
     ) -> FakeModel:
-        assert memory is None and kernels in ("", "generic")
+        assert memory is None and context == 4096 and kernels in ("", "generic")
         seen.append((model, dtype, threads))
         fake: Any = FakeModel()
         fake.runtime = _native.Runtime(threads)

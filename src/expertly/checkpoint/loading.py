@@ -83,9 +83,8 @@ def load(
     processor has unless given). A folder is loaded as float32, a GGUF file and a packed folder as
     "native", unless `dtype` says otherwise.
 
-    With `memory` ("8GB", bytes, or "auto": most of what is free) the whole process keeps to it:
-    experts that do not fit stay in the packed folder or GGUF file, and are read as they are chosen;
-    room is kept for a cache of `context` tokens.
+    With `memory` ("8GB", bytes, or "auto": most of what is free) the whole process keeps to it,
+    `context` tokens' cache included: experts that do not fit are read as they are chosen.
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.

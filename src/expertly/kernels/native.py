@@ -121,9 +121,9 @@ def _forward(
     limit: float,
     shift: float,
 ) -> tuple[Tensor, Tensor]:
-    """y_TD, and gate_up_R2F for the backward pass."""
+    """y_TD, and kept_RX for the backward pass."""
     y_TD = torch.empty_like(x_TD)
-    gate_up_R2F = x_TD.new_empty(len(order_R), 2 * w_gate_EFD.shape[1])
+    kept_RX = x_TD.new_empty(len(order_R), 2 * w_gate_EFD.shape[1])
     _trainer(torch.get_num_threads()).forward(
         _native.GluRule(activation, alpha, limit, shift),
         x_TD.detach(),
@@ -133,10 +133,10 @@ def _forward(
         weight_TK.detach(),
         order_R,
         counts_E,
-        gate_up_R2F,
+        kept_RX,
         y_TD,
     )
-    return y_TD, gate_up_R2F
+    return y_TD, kept_RX
 
 
 @_forward.register_fake
@@ -166,7 +166,7 @@ def _backward(
     weight_TK: Tensor,
     order_R: Tensor,
     counts_E: Tensor,
-    gate_up_R2F: Tensor,
+    kept_RX: Tensor,
     activation: str,
     alpha: float,
     limit: float,
@@ -184,7 +184,7 @@ def _backward(
         weight_TK.detach(),
         order_R,
         counts_E,
-        gate_up_R2F,
+        kept_RX,
         grad_TD.detach(),
         x,
         gate,
@@ -205,7 +205,7 @@ def _(
     weight_TK: Tensor,
     order_R: Tensor,
     counts_E: Tensor,
-    gate_up_R2F: Tensor,
+    kept_RX: Tensor,
     activation: str,
     alpha: float,
     limit: float,

@@ -4,7 +4,6 @@ Every rank computes its own part of each batch. Experts are spread over `experts
 there are `data` sets; all else is on every rank, or in shards over the `data` ranks.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from expertly.errors import RankError, RecipeError
 
 # a rank that says nothing for so long is gone
 PATIENCE = timedelta(seconds=20)
-# what a torchrun that begins processes tells them
-_COUNT = "WORLD_SIZE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,37 +82,37 @@ def joined(experts: int, data: int, *, is_sharded: bool) -> Iterator[Ranks]:
     Raises RecipeError for another number of processes than experts * data, RankError when one of
     the others is gone.
     """
-    count = int(os.environ.get(_COUNT, "1"))
+    if not dist.is_torchelastic_launched():
+        _check(experts, data, 1)
+        yield ALONE
+        return
+    rank = -1
+    try:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+        rank = dist.get_rank()
+        _check(experts, data, dist.get_world_size())
+        yield _ranks(experts, data, is_sharded)
+        # nobody leaves while another's last words are under way
+        dist.barrier()
+        dist.destroy_process_group()
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise RankError(
+            f"rank {rank} of {experts * data} ends: another one is gone or silent",
+            hint="see what that one said; then go on with the same command and --resume",
+        ) from error
+
+
+def _ranks(experts: int, data: int, is_sharded: bool) -> Ranks:
+    mesh = init_device_mesh("cpu", (experts, data), mesh_dim_names=("experts", "data"))
+    return Ranks(rank=dist.get_rank(), experts=experts, data=data, is_sharded=is_sharded, mesh=mesh)
+
+
+def _check(experts: int, data: int, count: int) -> None:
     if count != experts * data:
         raise RecipeError(
             f"[ranks] experts {experts} times data {data} are {experts * data} processes, "
             f"and {count} {'runs' if count == 1 else 'run'}",
             hint=f"torchrun --nproc-per-node {experts * data} -m expertly train RECIPE",
         )
-    if count == 1:
-        yield ALONE
-        return
-    with _told_of_losses(count):
-        dist.init_process_group("gloo", timeout=PATIENCE)
-        mesh = init_device_mesh("cpu", (experts, data), mesh_dim_names=("experts", "data"))
-        ranks = Ranks(
-            rank=dist.get_rank(), experts=experts, data=data, is_sharded=is_sharded, mesh=mesh
-        )
-        yield ranks
-        # nobody leaves while another's last words are under way
-        ranks.wait()
-        dist.destroy_process_group()
-
-
-@contextmanager
-def _told_of_losses(count: int) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        raise RankError(
-            f"rank {rank} of {count} ends: another one is gone or silent",
-            hint="see what that one said; then go on with the same command and --resume",
-        ) from error

@@ -49,7 +49,7 @@ class Streamed:
         policy: Policy,
         place: Callable[[int, int, int], None],
         *,
-        num_readers: int = 4,
+        num_readers: int = 8,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._source = source
