@@ -1,10 +1,10 @@
 """What the bundled model is worth on text that it never saw, as the README's table.
 
-python tools/measure_bundled.py [FOLDER]
+python tools/measure_bundled.py [FOLDER] [--dense FOLDER]    (recipes/bundled_dense.toml makes one)
 """
 
+import argparse
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,18 +63,38 @@ def known_words(model: Decoder, prompt: str = "Question:", samples: int = 8) -> 
     return sum(word.lower() in vocabulary for word in written) / max(1, len(written))
 
 
-def main(folder: Path | None) -> None:
-    model = load(folder or "")
-    print("| held-out text | bits per byte | gzip -9 | xz -9e |")
-    print("|---|---|---|---|")
-    found = []
+def table(model: Decoder, dense: Decoder | None) -> Iterator[str]:
+    """The README's, a line at a time; with a column for the dense twin if there is one."""
+    heads = [
+        "held-out text",
+        "bits per byte",
+        *["its dense twin"] * bool(dense),
+        "gzip -9",
+        "xz -9e",
+    ]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    found: list[list[float]] = []
+    twins = rows(dense) if dense is not None else None
     for row in rows(model):
-        found.append(row.model)
-        print(f"| {row.domain} | {row.model:.3f} | {row.gzip:.3f} | {row.xz:.3f} |", flush=True)
-    print(f"| mean | {sum(found) / len(found):.3f} | | |")
+        twin = [] if twins is None else [next(twins).model]
+        found.append([row.model, *twin, row.gzip, row.xz])
+        yield f"| {row.domain} | {' | '.join(f'{bits:.3f}' for bits in found[-1])} |"
+    means = [sum(column) / len(found) for column in zip(*found, strict=True)]
+    yield f"| mean | {' | '.join(f'{bits:.3f}' for bits in means)} |"
+
+
+def main(folder: Path | None, twin: Path | None) -> None:
+    model = load(folder or "")
+    for line in table(model, None if twin is None else load(twin, "float32")):
+        print(line, flush=True)
     print(f"dead experts: {dead_experts(model) or 'none'}")
     print(f"known words after 'Question:': {known_words(model):.1%}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--dense", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    main(options.folder, options.dense)

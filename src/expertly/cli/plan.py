@@ -23,9 +23,51 @@ def command(
         int | None,
         typer.Option(help="Tokens that the cache holds.", show_default="the model's longest"),
     ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Plan a training step on many ranks instead.")
+    ] = False,
+    ranks: Annotated[int, typer.Option(min=1, help="With --train: devices.")] = 8,
+    expert_ranks: Annotated[
+        int, typer.Option(min=1, help="With --train: ranks that share each layer's experts.")
+    ] = 1,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="With --train: weights in shards over data ranks.")
+    ] = False,
+    machine: Annotated[
+        str, typer.Option(help="With --train: a100-hdr, h100-ndr or h200-ndr.")
+    ] = "h100-ndr",
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="With --train: tokens of a step, all ranks together.")
+    ] = 1 << 20,
+    sequence: Annotated[int, typer.Option(min=1, help="With --train: tokens a sequence.")] = 4096,
+    optimiser: Annotated[str, typer.Option(help="With --train: adamw or muon.")] = "adamw",
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="With --train: keep each layer's input alone.")
+    ] = False,
+    efficiency: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="With --train: share of the peak reached.")
+    ] = 0.4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Count a model before downloading it: parameters, bytes, memory."""
+    """Count a model before downloading it: parameters, bytes, memory; or a step of training it."""
+    if train:
+        from expertly.cli.plan_train import TrainOptions, plan_train, print_plan
+        from expertly.families import read_config
+        from expertly.planner import open_config
+
+        options = TrainOptions(
+            ranks=ranks,
+            expert_ranks=expert_ranks,
+            is_sharded=shard,
+            machine=machine,
+            batch_tokens=batch_tokens,
+            sequence=sequence,
+            optimiser=optimiser,
+            recompute=recompute,
+            efficiency=efficiency,
+        )
+        print_plan(plan_train(read_config(open_config(model)), options), as_json)
+        return
     result = plan(model, memory=memory, bits=bits, context=context)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))

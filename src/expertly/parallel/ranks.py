@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from expertly.errors import RankError, RecipeError
 
@@ -40,7 +40,7 @@ class Ranks:
 
     @property
     def expert_rank(self) -> int:
-        return self.rank // self.data
+        return self.rank % self.experts
 
     def own(self, ids_BS: Tensor) -> Tensor:
         """This rank's sequences of a batch."""
@@ -105,7 +105,9 @@ def joined(experts: int, data: int, *, is_sharded: bool) -> Iterator[Ranks]:
 
 
 def _ranks(experts: int, data: int, is_sharded: bool) -> Ranks:
-    mesh = init_device_mesh("cpu", (experts, data), mesh_dim_names=("experts", "data"))
+    # the ranks of a node come one after another: rows travel most, so expert ranks lie side by side
+    numbers = torch.arange(experts * data).view(data, experts).T.contiguous()
+    mesh = DeviceMesh("cpu", numbers, mesh_dim_names=("experts", "data"))
     return Ranks(rank=dist.get_rank(), experts=experts, data=data, is_sharded=is_sharded, mesh=mesh)
 
 
