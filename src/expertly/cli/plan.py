@@ -11,6 +11,28 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+Train = Annotated[bool, typer.Option("--train", help="Plan a training step on many ranks instead.")]
+RankCount = Annotated[int, typer.Option(min=1, help="With --train: devices.")]
+ExpertRanks = Annotated[
+    int, typer.Option(min=1, help="With --train: ranks that share each layer's experts.")
+]
+Sharded = Annotated[
+    bool, typer.Option("--shard", help="With --train: weights in shards over data ranks.")
+]
+Machine = Annotated[str, typer.Option(help="With --train: a100-hdr, h100-ndr or h200-ndr.")]
+BatchTokens = Annotated[
+    int, typer.Option(min=1, help="With --train: tokens of a step, all ranks together.")
+]
+Sequence = Annotated[int, typer.Option(min=1, help="With --train: tokens a sequence.")]
+Optimiser = Annotated[str, typer.Option(help="With --train: adamw or muon.")]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="With --train: keep each layer's input alone.")
+]
+Efficiency = Annotated[
+    float, typer.Option(min=0.01, max=1.0, help="With --train: share of the peak reached.")
+]
+
+
 def command(
     model: Annotated[str, typer.Argument(help="A folder, a config.json or a hub id.")],
     memory: Annotated[
@@ -23,30 +45,16 @@ def command(
         int | None,
         typer.Option(help="Tokens that the cache holds.", show_default="the model's longest"),
     ] = None,
-    train: Annotated[
-        bool, typer.Option("--train", help="Plan a training step on many ranks instead.")
-    ] = False,
-    ranks: Annotated[int, typer.Option(min=1, help="With --train: devices.")] = 8,
-    expert_ranks: Annotated[
-        int, typer.Option(min=1, help="With --train: ranks that share each layer's experts.")
-    ] = 1,
-    shard: Annotated[
-        bool, typer.Option("--shard", help="With --train: weights in shards over data ranks.")
-    ] = False,
-    machine: Annotated[
-        str, typer.Option(help="With --train: a100-hdr, h100-ndr or h200-ndr.")
-    ] = "h100-ndr",
-    batch_tokens: Annotated[
-        int, typer.Option(min=1, help="With --train: tokens of a step, all ranks together.")
-    ] = 1 << 20,
-    sequence: Annotated[int, typer.Option(min=1, help="With --train: tokens a sequence.")] = 4096,
-    optimiser: Annotated[str, typer.Option(help="With --train: adamw or muon.")] = "adamw",
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="With --train: keep each layer's input alone.")
-    ] = False,
-    efficiency: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="With --train: share of the peak reached.")
-    ] = 0.4,
+    train: Train = False,
+    ranks: RankCount = 8,
+    expert_ranks: ExpertRanks = 1,
+    shard: Sharded = False,
+    machine: Machine = "h100-ndr",
+    batch_tokens: BatchTokens = 1 << 20,
+    sequence: Sequence = 4096,
+    optimiser: Optimiser = "adamw",
+    recompute: Recompute = False,
+    efficiency: Efficiency = 0.4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count a model before downloading it: parameters, bytes, memory; or a step of training it."""
