@@ -20,6 +20,7 @@ from expertly.parallel import ALONE, Ranks, place
 from expertly.text import Tokenizer
 from expertly.train import checkpoints
 from expertly.train.balancing import check_balance
+from expertly.train.fetching import fetch
 from expertly.train.files import write_whole, writing
 from expertly.train.pack import Packed, pack
 from expertly.train.recipe import Recipe
@@ -38,6 +39,7 @@ _FREE = (
     "statistics_every",
     "final_dtype",
     "dtype",
+    "tensorboard",
 )
 
 
@@ -95,7 +97,11 @@ def begin(recipe: Recipe, folder: Path, note: Callable[[str], None], ranks: Rank
     ranks each has its part."""
     dtype = resolve_dtype(recipe.run.dtype)
     data = recipe.data
-    domains = open_domains(data.texts, data.weights, data.held_out, recipe.folder)
+    if ranks.is_first:
+        fetch(data.texts, folder / "texts")
+    ranks.wait()
+    texts = fetch(data.texts, folder / "texts")
+    domains = open_domains(texts, data.weights, data.held_out, recipe.folder)
     found, rejected = checkpoints.newest_verified(folder / "checkpoints")
     for reason in rejected:
         note(f"skipped a checkpoint: {reason}")

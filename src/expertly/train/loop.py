@@ -16,6 +16,7 @@ from expertly.machine import keep_freed_memory
 from expertly.parallel import Ranks, joined
 from expertly.train import checkpoints, watch
 from expertly.train.begin import Begun, begin, run_folder
+from expertly.train.board import Board
 from expertly.train.evaluate import score
 from expertly.train.metrics import Metrics
 from expertly.train.progress import Display
@@ -101,8 +102,7 @@ def _train(
         begun = begin(recipe, folder, note, ranks)
         state = begun.state
         note(_describe(begun))
-        metrics_path = folder / "metrics.jsonl" if ranks.is_first else None
-        with Metrics(metrics_path, state.step) as metrics:
+        with _metrics(recipe, folder, state.step, ranks) as metrics:
             display = Display(recipe.steps, state.step, console=console)
             run = _Run(recipe, folder, begun, metrics, display, begun.saved, ranks)
             try:
@@ -132,6 +132,13 @@ def _own_folder(folder: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
     with run_folder(folder, resume=resume) if ranks.is_first else nullcontext():
         ranks.wait()
         yield
+
+
+def _metrics(recipe: Recipe, folder: Path, step: int, ranks: Ranks) -> Metrics:
+    if not ranks.is_first:
+        return Metrics(None, step)
+    board = Board(folder / "tensorboard", step) if recipe.run.tensorboard else None
+    return Metrics(folder / "metrics.jsonl", step, board)
 
 
 def _describe(begun: Begun) -> str:

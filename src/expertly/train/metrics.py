@@ -6,15 +6,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from expertly.train.board import Board
 from expertly.train.files import write_whole, writing
 
 
 class Metrics:
     """Appends rows to a file; opening it drops the rows after `step`, which will come again.
-    Without a file rows go nowhere."""
+    Without a file rows go nowhere; with a board it has them too."""
 
-    def __init__(self, path: Path | None, step: int) -> None:
+    def __init__(self, path: Path | None, step: int, board: Board | None = None) -> None:
         self._path = path
+        self._board = board
         if path is None:
             return
         with writing(path):
@@ -26,6 +28,8 @@ class Metrics:
         """One row; a number that is not finite becomes null, as JSON has no name for it."""
         if self._path is None:
             return
+        if self._board is not None:
+            self._board.write(kind, step, values)
         row = {"kind": kind, "step": step, **{key: _plain(v) for key, v in values.items()}}
         with writing(self._path):
             line = json.dumps(row, allow_nan=False).encode() + b"\n"
@@ -43,6 +47,8 @@ class Metrics:
     ) -> None:
         if self._path is not None:
             self._file.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _rows_up_to(path: Path, step: int) -> list[bytes]:

@@ -135,6 +135,7 @@ class RunRecipe:
     statistics_every: int = 50
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     final_dtype: Literal["float32", "bfloat16"] = "float32"
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         _require(
