@@ -119,6 +119,13 @@ nb::tuple choice(nb::handle self, const HeldLayer& held) {
         view_of<const float>(step.router_logits(), T, E, step.router_stride(), self));
 }
 
+std::vector<int32_t> expected(Step& step, const HeldLayer& later) {
+    require(later.layer.router != nullptr, "a dense layer chooses nothing");
+    require(later.layer.router->w.layout.columns == step.columns(), "a layer of another width");
+    const nb::gil_scoped_release release;
+    return step.expected(later.layer);
+}
+
 bool is_choice(const int32_t* ids, int64_t count, int64_t end) {
     for (int64_t i = 0; i < count; ++i)
         if (ids[i] != kEmpty &&
@@ -158,6 +165,7 @@ void bind_step(nb::module_& module) {
         .def("add_experts", &add_experts, nb::arg("layer"), nb::arg("experts"))
         .def("end_experts", &end_experts, nb::arg("layer"))
         .def("choice", &choice, nb::arg("layer"))
+        .def("expected", &expected, nb::arg("later"))
         .def("set_choice", &set_choice, nb::arg("layer"), nb::arg("ids"), nb::arg("weights"))
         .def("logits", &logits, nb::arg("norm"), nb::arg("head"), nb::arg("bias").none(),
              nb::arg("rows"));

@@ -137,6 +137,32 @@ void Step::choose(const Layer& layer) {
     router_logits_ = logits;
 }
 
+std::vector<int32_t> Step::expected(const Layer& later) {
+    const RouterWeights& router = *later.router;
+    const int64_t E = router.w.layout.rows, K = router.num_chosen;
+    const int64_t stride = padded_rows(router.w), numbers = count() * columns_;
+    float* normed = expected_room_.get<float>(numbers + count() * (stride + E + K));
+    float *logits = normed + numbers, *probs = logits + count() * stride;
+    float* weights = probs + count() * E;
+    Forms forms;
+    forms.add(router.w.format);
+    expected_activations_.resize(count(), columns_, forms, normed);
+    for_rows(runtime_.pool, span(), [&](int64_t t) {
+        normalise(runtime_.kernels, later.feed_forward_norm, x_ + t * columns_,
+                  normed + t * columns_);
+        expected_activations_.fill(runtime_.kernels, span(), t, normed + t * columns_);
+    });
+    const Product product{&router.w, logits, stride};
+    multiply(runtime_, &product, 1, expected_activations_, span());
+    std::vector<int32_t> ids(static_cast<size_t>(count() * K));
+    for (int64_t t = 0; t < count(); ++t) {
+        add(router.bias, logits + t * stride);
+        expertly::choose(logits + t * stride, E, K, router.rule, probs + t * E, ids.data() + t * K,
+                         weights + t * K);
+    }
+    return ids;
+}
+
 void Step::set_choice(const int32_t* ids, const float* weights) {
     std::copy(ids, ids + ids_.size(), ids_.begin());
     std::copy(weights, weights + weights_.size(), weights_.begin());

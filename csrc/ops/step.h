@@ -34,6 +34,8 @@ public:
                 const float* sin);
     // another choice in place of the router's, until the next layer: [T][K] ids and weights
     void set_choice(const int32_t* ids, const float* weights);
+    // [T][K]: what a later mixture would choose if nothing were added to x before it
+    std::vector<int32_t> expected(const Layer& later);
     // x += feed-forward(what `attend` normed), by the choice as it is now
     void feed_forward(const Layer& layer);
     // the same for a mixture whose experts come one after another: begin (which computes the
@@ -83,10 +85,10 @@ private:
     int64_t router_stride_ = 0;
     std::vector<int32_t> ids_, zeros_;
     std::vector<float> weights_, shares_, probs_;
-    ActivationBuffer activations_;
+    ActivationBuffer activations_, expected_activations_;
     BankWork works_[2];
     const Layer* begun_ = nullptr;  // compared, never followed
-    Scratch x_room_, normed_room_, qkv_room_, mixed_room_, out_room_, router_room_;
+    Scratch x_room_, normed_room_, qkv_room_, mixed_room_, out_room_, router_room_, expected_room_;
 };
 
 }  // namespace expertly

@@ -36,7 +36,8 @@ def test_logits_are_the_resident_ones_to_the_bit_at_every_budget(folder, residen
         len(experts) for _, experts in tally.visits
     )
     if percent == 100:
-        assert tally.misses == len({(n, e) for n, experts in tally.visits for e in experts})
+        used = {(n, e) for n, experts in tally.visits for e in experts}
+        assert tally.misses + tally.foreseen == len(used)
     model.store.close()
 
 
@@ -78,3 +79,34 @@ def test_a_folder_that_is_not_packed_says_how_to_pack_it() -> None:
     with pytest.raises(InputError, match="cannot be read one by one") as caught:
         load("", "native", memory="8GB")
     assert "expertly pack" in caught.value.hint
+
+
+def test_a_layers_own_choice_is_what_is_expected_of_it_before_its_experts_are_added(folder) -> None:
+    model = load(folder, "native", threads=2)
+    seen = []
+
+    def watch(layer, position_T, ids_TK, weight_TK) -> None:
+        expected = model._step.expected(model._layers[layer])
+        seen.append(expected == ids_TK.flatten().tolist())
+
+    model.watch = watch
+    model(torch.tensor([IDS]))
+    assert seen == [True] * 4
+
+
+def test_what_is_expected_of_the_next_layer_is_often_chosen_there(folder) -> None:
+    model = streamed(folder, NUM_EXPERTS)
+    ahead: dict[int, set[int]] = {}
+    hits = []
+
+    def watch(layer, position_T, ids_TK, weight_TK) -> None:
+        if layer in ahead:
+            hits.append(len(ahead.pop(layer) & set(ids_TK[0].tolist())) / ids_TK.shape[1])
+        if layer < 3:
+            ahead[layer + 1] = set(model._step.expected(model._layers[layer + 1]))
+
+    model.watch = watch
+    decoded(model, IDS, prompt=1)
+    # by chance 4 of 32
+    assert sum(hits) / len(hits) > 0.4
+    model.store.close()

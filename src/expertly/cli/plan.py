@@ -57,7 +57,7 @@ def command(
     efficiency: Efficiency = 0.4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Count a model before downloading it: parameters, bytes, memory; or a step of training it."""
+    """Count a model before downloading it: parameters, bytes, a step of training it."""
     if train:
         from expertly.cli.plan_train import TrainOptions, plan_train, print_plan
         from expertly.families import read_config

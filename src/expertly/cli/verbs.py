@@ -12,7 +12,7 @@ import expertly
 
 # what `expertly --help` prints, so that it need not import them
 VERBS: Mapping[str, str] = {
-    "plan": "Count a model before downloading it: parameters, bytes, memory.",
+    "plan": "Count a model before downloading it: parameters, bytes, a step of training it.",
     "run": "Write text with a model or chat with it, its experts shown if asked.",
     "pack": "Quantise a model into a folder that loads at once, or into a GGUF file.",
     "train": "Train a model as a recipe says: tokenizer, data, checkpoints, final model.",

@@ -64,6 +64,7 @@ class NativeDecoder:
         self.runtime = _native.Runtime(threads, kernels)
         self._step = _native.Step(self.runtime, config.hidden_size)
         self._layers = [_layer(config, index, weights) for index in range(len(config.layers))]
+        self._mixtures = config.mixture_layers
         attentions = [layer.attention for layer in config.layers]
         self._angles, self._long_context = tables_of(attentions), long_context(attentions)
         self._tables = list({id(table): table for table in self._angles}.values())
@@ -185,9 +186,17 @@ class NativeDecoder:
         ids = np.unique(self._step.choice(layer)[0])
         chosen = ids[ids >= 0].tolist()
         self._step.begin_experts(layer)
-        for group in store.get(index, chosen):
+        for group in store.get(index, chosen, lambda: self._look_ahead(store, index)):
             self._step.add_experts(layer, group)
         self._step.end_experts(layer)
+
+    def _look_ahead(self, store: ExpertStore, index: int) -> None:
+        """Have the next mixture's experts read that it would choose if it came now: a layer changes
+        the residual little."""
+        later = next((i for i in self._mixtures if i > index), self._mixtures[0])
+        if later > index and store.looks_ahead():
+            ids = self._step.expected(self._layers[later])
+            store.prefetch(later, list(dict.fromkeys(ids)))
 
     def _logits(self, is_token_BS: NDArray[np.bool_], which: Literal["all", "last"]) -> Tensor:
         B, S = is_token_BS.shape

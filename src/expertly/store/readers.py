@@ -1,9 +1,11 @@
 """Threads that read: work goes in, `(tag, error or None)` comes out in the order it is done."""
 
+import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 Tag = TypeVar("Tag")
@@ -15,13 +17,24 @@ _LOOK_SECONDS = 0.25
 class Done(NamedTuple, Generic[Tag]):
     tag: Tag
     error: BaseException | None
+    at: float  # time.perf_counter()
+
+
+@dataclass(frozen=True, order=True)
+class _Work(Generic[Tag]):
+    can_wait: bool
+    number: int
+    tag: Tag | None = field(compare=False)
+    work: Callable[[], None] | None = field(compare=False)  # None: the thread is to end
 
 
 class Readers(Generic[Tag]):
     """`count` threads. They end with the program, as one may be stuck in a read for ever."""
 
     def __init__(self, count: int) -> None:
-        self._work: queue.SimpleQueue[tuple[Tag, Callable[[], None]] | None] = queue.SimpleQueue()
+        # what can wait comes after what cannot, else in the order that it came
+        self._work: queue.PriorityQueue[_Work[Tag]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._done: queue.SimpleQueue[Done[Tag]] = queue.SimpleQueue()
         # what each thread is at
         self._at: dict[threading.Thread, Tag] = {}
@@ -29,8 +42,8 @@ class Readers(Generic[Tag]):
         for _ in range(count):
             self._start()
 
-    def submit(self, tag: Tag, work: Callable[[], None]) -> None:
-        self._work.put((tag, work))
+    def submit(self, tag: Tag, work: Callable[[], None], *, can_wait: bool = False) -> None:
+        self._work.put(_Work(can_wait, next(self._numbers), tag, work))
 
     def done(self) -> list[Done[Tag]]:
         """All that came out since it was last asked for."""
@@ -54,7 +67,7 @@ class Readers(Generic[Tag]):
     def close(self, seconds: float = 1.0) -> bool:
         """Let the threads end; False if one was still at its work after `seconds`."""
         for _ in self._threads:
-            self._work.put(None)
+            self._work.put(_Work(True, next(self._numbers), None, None))
         end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -67,15 +80,16 @@ class Readers(Generic[Tag]):
 
     def _serve(self) -> None:
         me = threading.current_thread()
-        while (item := self._work.get()) is not None:
-            tag, work = item
+        while (item := self._work.get()).work is not None:
+            tag, work = item.tag, item.work
+            assert tag is not None
             self._at[me] = tag
             error: BaseException | None = None
             try:
                 work()
             except BaseException as problem:
                 error = problem
-            self._done.put(Done(tag, error))
+            self._done.put(Done(tag, error, time.perf_counter()))
             del self._at[me]
 
     def _replace_dead(self) -> None:
@@ -83,4 +97,5 @@ class Readers(Generic[Tag]):
             self._threads.remove(thread)
             self._start()
             if thread in self._at:
-                self._done.put(Done(self._at.pop(thread), OSError("its reader died")))
+                died = OSError("its reader died")
+                self._done.put(Done(self._at.pop(thread), died, time.perf_counter()))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from expertly.errors import CheckpointError, ExpertlyError
+from expertly.store.lookahead import Lookahead
 from expertly.store.policies import Key, Policy
 from expertly.store.readers import Done, Readers
 from expertly.store.slots import Slots
@@ -23,9 +24,16 @@ class ExpertStore(Protocol):
 
     tally: Tally
 
-    def get(self, layer: int, experts: Sequence[int]) -> Iterator[list[int]]:
+    def get(
+        self, layer: int, experts: Sequence[int], meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[list[int]]:
         """The experts in groups, each of them once, as they come: a group is in memory until the
-        next one is asked for. Raises CheckpointError for what cannot be read."""
+        next one is asked for. `meanwhile` is called once, when the missing ones are being read.
+        Raises CheckpointError for what cannot be read."""
+        ...
+
+    def looks_ahead(self) -> bool:
+        """Whether `prefetch` would read anything now."""
         ...
 
     def prefetch(self, layer: int, experts: Sequence[int]) -> None:
@@ -51,6 +59,7 @@ class Streamed:
         *,
         num_readers: int = 8,
         patience_seconds: float = PATIENCE_SECONDS,
+        is_looking_ahead: bool = True,
     ) -> None:
         self._source = source
         self.slots = Slots(num_slots)
@@ -68,6 +77,10 @@ class Streamed:
         # set while the books are being written: an interrupt then leaves them unfinished
         self._is_unsure = False
         self._ahead: set[Key] = set()
+        # of the layer that is being computed
+        self._needed: AbstractSet[Key] = frozenset()
+        self._is_looking_ahead = is_looking_ahead
+        self.lookahead = Lookahead()
         self.tally = Tally()
 
     @property
@@ -84,11 +97,18 @@ class Streamed:
         keys = [(layer, expert) for expert in experts]
         return all(key in self.slots and key not in self._loading for key in keys)
 
-    def get(self, layer: int, experts: Sequence[int]) -> Iterator[list[int]]:
+    def get(
+        self, layer: int, experts: Sequence[int], meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[list[int]]:
         left = dict.fromkeys((layer, expert) for expert in experts)
         with self._books():
             self._take_in(self._readers.done(), set())
+            self.lookahead.visit(time.perf_counter())
             self._count(layer, left)
+            self._start_missing(left)
+            self._needed = left.keys()
+        if meanwhile is not None:
+            meanwhile()
         while left:
             with self._books():
                 ready = self._some_of(left)
@@ -96,12 +116,18 @@ class Streamed:
             for key in ready:
                 del left[key]
 
+    def looks_ahead(self) -> bool:
+        return self._is_looking_ahead and self.lookahead.allowed() > 0
+
     def prefetch(self, layer: int, experts: Sequence[int]) -> None:
+        """As many of these, in their order, as the disk has time for."""
         with self._books():
-            self._take_in(self._readers.done(), set())
-            wanted = {(layer, expert) for expert in experts}
-            for key in wanted:
-                if key not in self.slots and self._start(key, wanted):
+            self._take_in(self._readers.done(), self._needed)
+            wanted = dict.fromkeys((layer, expert) for expert in experts)
+            missing = [key for key in wanted if key not in self.slots]
+            kept = wanted.keys() | self._needed
+            for key in missing[: self.lookahead.allowed()]:
+                if self._start(key, kept, is_ahead=True):
                     self._ahead.add(key)
 
     def close(self) -> None:
@@ -128,6 +154,7 @@ class Streamed:
             raise self._silent()
         self._readers = Readers(self._num_readers)
         self.slots = Slots(self.slots.count)
+        self._needed, self.lookahead = frozenset(), Lookahead()
         self._policy.forget()
         for keys in (self._loading, self._errors, self._ahead, self._again):
             keys.clear()
@@ -151,6 +178,7 @@ class Streamed:
         self.tally.misses += len(wanted) - hits
         foreseen = self._ahead & wanted.keys()
         self.tally.foreseen += len(foreseen)
+        self.lookahead.used(len(foreseen))
         self._ahead -= foreseen
 
     def _start_missing(self, left: dict[Key, None]) -> None:
@@ -158,7 +186,7 @@ class Streamed:
             if key not in self.slots and not self._start(key, left.keys()):
                 return
 
-    def _start(self, key: Key, kept: AbstractSet[Key]) -> bool:
+    def _start(self, key: Key, kept: AbstractSet[Key], *, is_ahead: bool = False) -> bool:
         """Begin to read an expert into a slot; False if none can be had now."""
         if not self.slots.num_free:
             victim = self._policy.victim(key, self._loading.keys() | kept)
@@ -170,8 +198,9 @@ class Streamed:
         self._place(*key, slot)
         parts = self._source.parts(key, slot)
         self._loading[key] = len(parts)
+        self.lookahead.begin(time.perf_counter(), is_ahead=is_ahead)
         for part in parts:
-            self._readers.submit(key, part)
+            self._readers.submit(key, part, can_wait=is_ahead)
         return True
 
     def _let_go(self, key: Key) -> None:
@@ -180,17 +209,20 @@ class Streamed:
         if key in self._ahead:
             self._ahead.remove(key)
             self.tally.wasted += 1
+            self.lookahead.wasted()
 
     def _take_in(self, done: Sequence[Done[Key]], needed: AbstractSet[Key]) -> None:
         """Raises for a needed expert that could not be read; others were only read ahead."""
         failed = None
-        for key, part_error in done:
+        for key, part_error, at in done:
             if part_error is not None:
                 self._errors.setdefault(key, part_error)
             self._loading[key] -= 1
             if self._loading[key]:
                 continue
             del self._loading[key]
+            if not self._loading:
+                self.lookahead.end(at)
             error = self._errors.pop(key, None)
             self.tally.read_bytes += self._source.read_bytes(key)
             if error is None:

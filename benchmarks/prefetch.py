@@ -1,0 +1,154 @@
+"""Reading ahead, on a disk of set bandwidth and latency: `python -m benchmarks.prefetch`.
+
+The real store under a made-up decoder: layers that take a set time, choices drawn as real routers
+were seen to choose, a forecast that names a share of the next layer's experts. Three disks: one
+that is busy almost always, one half used, one idle; with and without reading ahead, in turns.
+"""
+
+import json
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from expertly.bench.modelled import MEASURED, drawn
+from expertly.store import ExpectedUse, Streamed
+from expertly.store.policies import Key
+
+LAYERS, EXPERTS, CHOSEN, SHARE = 12, 64, 8, 0.4
+EXPERT_BYTES = 2_000_000
+BANDWIDTH, LATENCY = 2e9, 2e-4
+TOKENS, PAIRS, ACCURACY = 24, 5, 0.8
+# of what a layer's missing experts take to read, so much is computed in a layer
+DISKS = {"saturated": 0.05, "half used": 1.0, "idle": 6.0}
+
+
+class Wheel:
+    """A disk that gives one read after another, each after a latency of its own."""
+
+    is_direct = True
+    sizes: dict = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._free = 0.0
+        self._lock = threading.Lock()
+
+    def read(self, num_bytes: int) -> None:
+        with self._lock:
+            self._free = max(self._free, time.perf_counter()) + num_bytes / BANDWIDTH
+            until = self._free + LATENCY
+        time.sleep(max(0.0, until - time.perf_counter()))
+
+    def close(self) -> None:
+        pass
+
+
+class Blobs:
+    """Experts that are nothing but their bytes."""
+
+    def __init__(self) -> None:
+        self.disk = Wheel()
+
+    def parts(self, key: Key, slot: int) -> list[Callable[[], None]]:
+        return [partial(self.disk.read, EXPERT_BYTES // 2)] * 2
+
+    def read_bytes(self, key: Key) -> int:
+        return EXPERT_BYTES
+
+
+def choices(tokens: int) -> list[list[list[int]]]:
+    """Experts by token and layer."""
+    made = drawn(MEASURED, [EXPERTS] * LAYERS, [CHOSEN] * LAYERS, tokens=max(tokens, 64))
+    nothing, ids = np.zeros((1, CHOSEN), np.float32), np.zeros((1, CHOSEN), np.int32)
+    first = np.array([0])
+
+    def one(layer: int, token: int) -> list[int]:
+        chosen, _ = made(layer, first, np.array([token]), ids, nothing, nothing)
+        found: list[int] = chosen[0].tolist()
+        return found
+
+    return [[one(layer, token) for layer in range(LAYERS)] for token in range(tokens)]
+
+
+def forecast(actual: list[int], source: random.Random) -> list[int]:
+    return [e if source.random() < ACCURACY else source.randrange(EXPERTS) for e in actual]
+
+
+class Run:
+    """A store and where in the routing it is."""
+
+    def __init__(self, compute_seconds: float, is_looking_ahead: bool, tokens: int) -> None:
+        self.store = Streamed(
+            Blobs(),  # type: ignore[arg-type]
+            int(SHARE * LAYERS * EXPERTS),
+            ExpectedUse([EXPERTS] * LAYERS),
+            lambda layer, expert, slot: None,
+            is_looking_ahead=is_looking_ahead,
+        )
+        self._compute = compute_seconds
+        self._choices = choices(tokens)
+        self._source = random.Random(1)
+        self._at = 0
+
+    def seconds(self, tokens: int) -> float:
+        began = time.perf_counter()
+        for _ in range(tokens):
+            self._token(self._choices[self._at])
+            self._at += 1
+        return time.perf_counter() - began
+
+    def _token(self, layers: list[list[int]]) -> None:
+        for layer, experts in enumerate(layers):
+            ahead = partial(self._ahead, layer + 1, layers) if layer + 1 < LAYERS else None
+            for _ in self.store.get(layer, experts, ahead):
+                pass
+            time.sleep(self._compute)
+
+    def _ahead(self, layer: int, layers: list[list[int]]) -> None:
+        if self.store.looks_ahead():
+            self.store.prefetch(layer, list(dict.fromkeys(forecast(layers[layer], self._source))))
+
+
+def compare(compute_seconds: float) -> dict[str, float]:
+    """How much quicker reading ahead is: the median of pairs, and their quartiles."""
+    runs = {on: Run(compute_seconds, on, (PAIRS + 1) * TOKENS) for on in (False, True)}
+    for run in runs.values():
+        run.seconds(TOKENS)
+    ratios = []
+    for _ in range(PAIRS):
+        seconds = {on: run.seconds(TOKENS) for on, run in runs.items()}
+        ratios.append(seconds[False] / seconds[True])
+    tally = runs[True].store.tally
+    for run in runs.values():
+        run.store.close()
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"quicker": middle, "low": low, "high": high,
+            "foreseen": tally.foreseen, "wasted": tally.wasted}  # fmt: skip
+
+
+def missing_seconds() -> float:
+    """What reading a layer's missing experts takes, on average."""
+    run = Run(0.0, False, 3 * TOKENS)
+    run.seconds(2 * TOKENS)
+    before = run.store.tally.misses
+    run.seconds(TOKENS)
+    misses = (run.store.tally.misses - before) / (TOKENS * LAYERS)
+    run.store.close()
+    return misses * EXPERT_BYTES / BANDWIDTH
+
+
+def main() -> None:
+    each, found = missing_seconds(), {}
+    for name, share in DISKS.items():
+        found[name] = compare(share * each)
+        said = {key: round(value, 3) for key, value in found[name].items()}
+        print(f"{name}: {said}", flush=True)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
