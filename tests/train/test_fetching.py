@@ -28,7 +28,15 @@ def test_documents_come_one_after_another_with_an_empty_line_between(tmp_path) -
     path = rows_of(tmp_path, "one\n", "two", "three")
     [name] = fetch((f"datasets:json?files={path}",), tmp_path / "texts")
     assert Path(name).read_text() == "one\n\ntwo\n\nthree\n\n"
-    assert Path(name) == (tmp_path / "texts" / "json.txt").absolute()
+    assert Path(name).parent == (tmp_path / "texts").absolute()
+    assert Path(name).name.startswith("json-")
+
+
+def test_other_options_are_another_text(tmp_path) -> None:
+    path = rows_of(tmp_path, "a" * 600, "b" * 600)
+    entries = tuple(f"datasets:json?files={path}&bytes={size}" for size in ("1kB", "500B"))
+    long, short = (Path(name).read_text() for name in fetch(entries, tmp_path / "texts"))
+    assert "b" in long and "b" not in short
 
 
 def test_other_names_stay_as_they_are(tmp_path) -> None:
@@ -59,7 +67,7 @@ def test_a_run_trains_on_it_and_resumes(make_recipe, tmp_path, quiet) -> None:
     train(recipe, tmp_path / "run", console=quiet, stop_after=4)
     path.unlink()
     summary = train(recipe, tmp_path / "run", console=quiet, resume=True)
-    assert summary.step == 8 and list(summary.bits_per_byte) == ["json"]
+    assert summary.step == 8 and [name[:5] for name in summary.bits_per_byte] == ["json-"]
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,9 @@ def step_time(
 ) -> StepTime:
     """`efficiency`: the share of a device's peak that its products reach."""
     sent = traffic(config, mesh, tokens)
-    row_link = device.node_link if mesh.experts <= device.devices_a_node else device.net_link
+    # a set of expert ranks stays in a node if sets fill nodes, or all ranks are in one
+    is_near = device.devices_a_node % mesh.experts == 0 or mesh.count <= device.devices_a_node
+    row_link = device.node_link if is_near else device.net_link
     # data ranks lie `experts` apart
     weight_link = device.node_link if mesh.count <= device.devices_a_node else device.net_link
     return StepTime(

@@ -6,6 +6,8 @@ _KEEP = 0.9
 # below this share of reads that were used nothing is read ahead, but for a try now and then
 _LEAST_PRECISION = 0.3
 _TRY_EVERY = 64
+# more than any layer chooses
+_MOST = 1024
 
 
 class Lookahead:
@@ -31,7 +33,7 @@ class Lookahead:
             return 0
         if self.precision < _LEAST_PRECISION:
             return int(self._visits % _TRY_EVERY == 0)
-        return round(self.spare_seconds / self.read_seconds)
+        return round(min(_MOST, self.spare_seconds / self.read_seconds))
 
     def visit(self, now: float) -> None:
         """A layer asks."""

@@ -1,5 +1,6 @@
 """Texts by the name of a data set, streamed by the library `datasets` into a file of the run."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
 
 def _file_of(name: str, folder: Path) -> Path:
     source, options = parse(name)
-    path = folder / f"{source.replace('/', '--')}.txt"
+    # another split, file or number of bytes is another text
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    path = folder / f"{source.replace('/', '--')}-{digest}.txt"
     if path.exists():
         return path
     with writing(path):
