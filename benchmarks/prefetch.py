@@ -2,9 +2,11 @@
 
 The real store under a made-up decoder: layers that take a set time, choices drawn as real routers
 were seen to choose, a forecast that names a share of the next layer's experts. Three disks: one
-that is busy almost always, one half used, one idle; with and without reading ahead, in turns.
+that is busy almost always, one half used, one idle; with and without reading ahead, in turns, and
+in steady work as with pauses between tokens.
 """
 
+import itertools
 import json
 import random
 import statistics
@@ -25,6 +27,8 @@ BANDWIDTH, LATENCY = 2e9, 2e-4
 TOKENS, PAIRS, ACCURACY = 24, 5, 0.8
 # of what a layer's missing experts take to read, so much is computed in a layer
 DISKS = {"saturated": 0.05, "half used": 1.0, "idle": 6.0}
+# between two tokens, as while somebody reads or a tool answers; not counted
+PAUSES_SECONDS = (0.0, 0.1)
 
 
 class Wheel:
@@ -81,7 +85,13 @@ def forecast(actual: list[int], source: random.Random) -> list[int]:
 class Run:
     """A store and where in the routing it is."""
 
-    def __init__(self, compute_seconds: float, is_looking_ahead: bool, tokens: int) -> None:
+    def __init__(
+        self,
+        compute_seconds: float,
+        is_looking_ahead: bool,
+        tokens: int,
+        pause_seconds: float = 0.0,
+    ) -> None:
         self.store = Streamed(
             Blobs(),  # type: ignore[arg-type]
             int(SHARE * LAYERS * EXPERTS),
@@ -90,16 +100,20 @@ class Run:
             is_looking_ahead=is_looking_ahead,
         )
         self._compute = compute_seconds
+        self._pause = pause_seconds
         self._choices = choices(tokens)
         self._source = random.Random(1)
         self._at = 0
 
     def seconds(self, tokens: int) -> float:
-        began = time.perf_counter()
+        spent = 0.0
         for _ in range(tokens):
+            time.sleep(self._pause)
+            began = time.perf_counter()
             self._token(self._choices[self._at])
+            spent += time.perf_counter() - began
             self._at += 1
-        return time.perf_counter() - began
+        return spent
 
     def _token(self, layers: list[list[int]]) -> None:
         for layer, experts in enumerate(layers):
@@ -113,9 +127,10 @@ class Run:
             self.store.prefetch(layer, list(dict.fromkeys(forecast(layers[layer], self._source))))
 
 
-def compare(compute_seconds: float) -> dict[str, float]:
+def compare(compute_seconds: float, pause_seconds: float) -> dict[str, float]:
     """How much quicker reading ahead is: the median of pairs, and their quartiles."""
-    runs = {on: Run(compute_seconds, on, (PAIRS + 1) * TOKENS) for on in (False, True)}
+    tokens = (PAIRS + 1) * TOKENS
+    runs = {on: Run(compute_seconds, on, tokens, pause_seconds) for on in (False, True)}
     for run in runs.values():
         run.seconds(TOKENS)
     ratios = []
@@ -143,8 +158,9 @@ def missing_seconds() -> float:
 
 def main() -> None:
     each, found = missing_seconds(), {}
-    for name, share in DISKS.items():
-        found[name] = compare(share * each)
+    for pause, (disk, share) in itertools.product(PAUSES_SECONDS, DISKS.items()):
+        name = f"{disk}, with pauses" if pause else disk
+        found[name] = compare(share * each, pause)
         said = {key: round(value, 3) for key, value in found[name].items()}
         print(f"{name}: {said}", flush=True)
     print(json.dumps(found))

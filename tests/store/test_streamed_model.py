@@ -37,7 +37,9 @@ def test_logits_are_the_resident_ones_to_the_bit_at_every_budget(folder, residen
     )
     if percent == 100:
         used = {(n, e) for n, experts in tally.visits for e in experts}
-        assert tally.misses + tally.foreseen == len(used)
+        # one that was read ahead for the wrong turn may be used in a later one
+        brought = tally.misses + tally.foreseen
+        assert brought <= len(used) <= brought + tally.wasted
     model.store.close()
 
 

@@ -9,7 +9,8 @@ from expertly.store.tally import Tally
 @dataclass(frozen=True, kw_only=True)
 class StoreReport:
     """`regret`: how many more misses than the fewest possible (Belady, who may bypass), as a share
-    of those; over the first turns where there were very many. `share_of_disk`: of what the disk
+    of those; over the first turns where there were very many. `ahead_share`: of the turns, those in
+    which the disk had time to read ahead. `share_of_disk`: of what the disk
     was measured to give, over all of the time; None without a measurement."""
 
     uses: int
@@ -20,13 +21,15 @@ class StoreReport:
     stall_share: float
     foreseen: int
     wasted: int
+    ahead_share: float
     disk_bytes_per_second: float | None
     share_of_disk: float | None
 
     def __str__(self) -> str:
-        ahead = f", {self.foreseen:,} read ahead ({self.wasted:,} in vain)" * bool(
-            self.foreseen + self.wasted
-        )
+        ahead = (
+            f", {self.foreseen:,} read ahead ({self.wasted:,} in vain; in {self.ahead_share:.0%} "
+            "of the turns)"
+        ) * bool(self.foreseen + self.wasted)
         disk = ""
         if self.disk_bytes_per_second is not None:
             gigabytes = self.disk_bytes_per_second / 1e9
@@ -56,6 +59,7 @@ def report(
         stall_share=tally.stall_seconds / seconds if seconds > 0 else 0.0,
         foreseen=tally.foreseen,
         wasted=tally.wasted,
+        ahead_share=tally.turns_ahead / tally.turns if tally.turns else 0.0,
         disk_bytes_per_second=disk_bytes_per_second,
         share_of_disk=_share(tally.read_bytes, disk_bytes_per_second, seconds),
     )

@@ -103,7 +103,8 @@ class Streamed:
         left = dict.fromkeys((layer, expert) for expert in experts)
         with self._books():
             self._take_in(self._readers.done(), set())
-            self.lookahead.visit(time.perf_counter())
+            self._settle(layer, left)
+            self.lookahead.visit(time.perf_counter(), layer)
             self._count(layer, left)
             self._start_missing(left)
             self._needed = left.keys()
@@ -122,6 +123,7 @@ class Streamed:
     def prefetch(self, layer: int, experts: Sequence[int]) -> None:
         """As many of these, in their order, as the disk has time for."""
         with self._books():
+            self.tally.turns_ahead += 1
             self._take_in(self._readers.done(), self._needed)
             wanted = dict.fromkeys((layer, expert) for expert in experts)
             missing = [key for key in wanted if key not in self.slots]
@@ -176,10 +178,30 @@ class Streamed:
         hits = sum(key in self.slots for key in wanted)
         self.tally.hits += hits
         self.tally.misses += len(wanted) - hits
-        foreseen = self._ahead & wanted.keys()
-        self.tally.foreseen += len(foreseen)
-        self.lookahead.used(len(foreseen))
-        self._ahead -= foreseen
+
+    def _settle(self, layer: int, wanted: dict[Key, None]) -> None:
+        """What was read ahead for this layer: the right ones hurry, the others are given up."""
+        for key in [key for key in self._ahead if key[0] == layer]:
+            if key in wanted:
+                self._ahead.remove(key)
+                self.tally.foreseen += 1
+                self.lookahead.used()
+                if key in self._loading:
+                    self._readers.hurry(key)
+            else:
+                self._give_up(key)
+
+    def _give_up(self, key: Key) -> None:
+        self._ahead.remove(key)
+        self.tally.wasted += 1
+        self.lookahead.wasted()
+        if key in self._loading and self._readers.withdraw(key, self._loading[key]):
+            del self._loading[key]
+            self.lookahead.take_back()
+            if not self._loading:
+                self.lookahead.end(time.perf_counter())
+            self._policy.drop(key)
+            self.slots.release(key)
 
     def _start_missing(self, left: dict[Key, None]) -> None:
         for key in left:
@@ -207,9 +229,7 @@ class Streamed:
         self._policy.drop(key)
         self.slots.release(key)
         if key in self._ahead:
-            self._ahead.remove(key)
-            self.tally.wasted += 1
-            self.lookahead.wasted()
+            self._give_up(key)
 
     def _take_in(self, done: Sequence[Done[Key]], needed: AbstractSet[Key]) -> None:
         """Raises for a needed expert that could not be read; others were only read ahead."""
