@@ -21,9 +21,16 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     seen: Loads = []
 
     def load(
-        model: object, dtype: str, *, threads: int, kernels: str, memory: str | None, context: int
+        model: object,
+        dtype: str,
+        *,
+        threads: int,
+        kernels: str,
+        memory: str | None,
+        context: int,
+        read_ahead: bool,
     ) -> FakeModel:
-        assert memory is None and context == 4096 and kernels in ("", "generic")
+        assert memory is None and context == 4096 and kernels in ("", "generic") and read_ahead
         seen.append((model, dtype, threads))
         fake: Any = FakeModel()
         fake.runtime = _native.Runtime(threads)

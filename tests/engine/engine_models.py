@@ -56,6 +56,7 @@ class Script:
     def __init__(self, prompt_length: int, reply: list[int], max_context: int = 1000) -> None:
         self.config = small_config(max_context)
         self.tokenizer = bytes_tokenizer()
+        self.prompt_chunk = 512
         self.prompt_length = prompt_length
         self.reply = reply
         self.widths: list[int] = []

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,13 +126,11 @@ def test_a_long_prompt_is_read_in_chunks() -> None:
     assert model.widths == [512, 512, 76, 1]
 
 
-def test_chunks_change_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    import expertly.engine.engine as module
-
+def test_chunks_change_no_tokens() -> None:
     model = small_decoder()
     ids = list(range(30))
     whole = Engine(model).generate(ids, GREEDY)
-    monkeypatch.setattr(module, "_CHUNK", 7)
+    model.prompt_chunk = 7
     assert Engine(model).generate(ids, GREEDY) == whole
 
 
@@ -147,8 +146,9 @@ def test_a_prompt_beyond_the_original_length_is_read_at_once() -> None:
     attention = config.layers[0].attention
     attention = replace(attention, rope=replace(attention.rope, scaling=scaling))
     long = replace(config, layers=(replace(config.layers[0], attention=attention),))
-    assert [len(c) for c in _chunks([1] * 601, long)] == [601]
-    assert [len(c) for c in _chunks([1] * 600, long)] == [512, 88]
+    model = SimpleNamespace(config=long, prompt_chunk=512)
+    assert [len(c) for c in _chunks([1] * 601, model)] == [601]
+    assert [len(c) for c in _chunks([1] * 600, model)] == [512, 88]
 
 
 def test_routings_are_those_of_the_pass_that_reads_the_token() -> None:

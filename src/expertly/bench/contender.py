@@ -10,8 +10,6 @@ from expertly import _native
 from expertly.bench.work import Work
 from expertly.model import Model
 
-PROMPT_CHUNK = 512
-
 
 class Contender(Protocol):
     @property
@@ -46,8 +44,9 @@ class Ours:
         self._cache = None
         self._cache = self._model.new_cache(work.batch)
         prompts_BS = torch.tensor(work.prompts, dtype=torch.int64).reshape(work.batch, -1)
-        for start in range(0, work.context, PROMPT_CHUNK):
-            part_BS = prompts_BS[:, start : start + PROMPT_CHUNK]
+        chunk = self._model.prompt_chunk
+        for start in range(0, work.context, chunk):
+            part_BS = prompts_BS[:, start : start + chunk]
             self._model(part_BS, cache=self._cache, logits="last")
 
     def seconds(self, work: Work) -> float:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from expertly.bench.contender import PROMPT_CHUNK
 from expertly.bench.measuring import Rates, Reading, Row, cost_of, limit_of, row_of
 from expertly.bench.work import Work
 from expertly.errors import InputError
@@ -58,8 +57,9 @@ class StoredBench:
         """The first round is not counted: the store has then seen this kind of work."""
         self._check(work)
         cache = self._model.new_cache(work.batch)
-        for start in range(0, work.context, PROMPT_CHUNK):
-            self._feed(cache, work.batch, min(PROMPT_CHUNK, work.context - start))
+        chunk = self._model.prompt_chunk
+        for start in range(0, work.context, chunk):
+            self._feed(cache, work.batch, min(chunk, work.context - start))
         self._round(work, cache)
         since = len(self._store.tally.visits)
         rounds = [self._round(work, cache) for _ in range(self._pairs)]

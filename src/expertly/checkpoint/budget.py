@@ -1,16 +1,19 @@
 """What of a memory budget is left for experts: a budget is the whole process's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from expertly.config import Mixture, ModelConfig, SoftMixture
 from expertly.errors import InputError
 from expertly.machine import available_memory_bytes, resident_bytes
+from expertly.model import PROMPT_CHUNK
 from expertly.planner import kv_bytes_per_token, parse_bytes
 
-# tokens that room is kept for: of the cache, and of a prompt that is read at once
+# tokens that room is kept for in the cache
 CACHE_TOKENS = 4096
-CHUNK_TOKENS = 512
+# of what experts may take, so much at most goes to longer chunks of a prompt, which read each
+# expert fewer times
+_CHUNK_SHARE = 1 / 16
 # interpreter, libraries and the allocator still grow a little after a model is loaded
 _SLACK_BYTES = 48 << 20
 # of what the machine has, `auto` leaves this share and at least so much to others
@@ -47,12 +50,24 @@ def budget_of(memory: str | int, config: ModelConfig, tokens: int = CACHE_TOKENS
     return Budget(total=total, used=resident_bytes(), reserve=reserve_bytes(config, tokens))
 
 
-def reserve_bytes(config: ModelConfig, tokens: int = CACHE_TOKENS) -> int:
-    """Cache for so many tokens and activations of `CHUNK_TOKENS`, float32, of the widest layer:
+def with_chunks(budget: Budget, config: ModelConfig, tokens: int) -> tuple[Budget, int]:
+    """For experts that do not all fit: tokens of a prompt that are read at once, as many as a
+    small share of the experts' room allows, as each chunk reads nearly all experts; and what the
+    budget then is."""
+    chunk, most = PROMPT_CHUNK, budget.reserve + int(_CHUNK_SHARE * max(0, budget.for_experts))
+    while 2 * chunk <= tokens and reserve_bytes(config, tokens, 2 * chunk) <= most:
+        chunk *= 2
+    return replace(budget, reserve=reserve_bytes(config, tokens, chunk)), chunk
+
+
+def reserve_bytes(
+    config: ModelConfig, tokens: int = CACHE_TOKENS, chunk: int = PROMPT_CHUNK
+) -> int:
+    """Cache for so many tokens and activations of `chunk` of them, float32, of the widest layer:
     residual and normed rows, projections, and of each chosen expert its rows, hidden rows and
     results; and logits of one token."""
     tokens = min(tokens, config.max_context)
-    chunk = min(CHUNK_TOKENS, tokens)
+    chunk = min(chunk, tokens)
     D = config.hidden_size
     widest = 0
     for layer in config.layers:

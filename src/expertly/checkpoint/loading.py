@@ -52,6 +52,7 @@ def load(
     *,
     memory: str | int | None = None,
     context: int = CACHE_TOKENS,
+    read_ahead: bool = True,
     threads: int | None = None,
     kernels: str = "",
 ) -> NativeDecoder: ...
@@ -62,6 +63,7 @@ def load(
     *,
     memory: str | int | None = None,
     context: int = CACHE_TOKENS,
+    read_ahead: bool = True,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder: ...
@@ -71,6 +73,7 @@ def load(
     *,
     memory: str | int | None = None,
     context: int = CACHE_TOKENS,
+    read_ahead: bool = True,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder:
@@ -84,24 +87,20 @@ def load(
     "native", unless `dtype` says otherwise.
 
     With `memory` ("8GB", bytes, or "auto": most of what is free) the whole process keeps to it,
-    `context` tokens' cache included: experts that do not fit are read as they are chosen.
+    `context` tokens' cache included: experts that do not fit are read as they are chosen, and with
+    `read_ahead` some before that, in what time the disk has.
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
-    if kernels and kernels not in _native.kernel_sets():
-        raise InputError(
-            f"this processor has no kernels {kernels!r}",
-            hint=f"use one of {', '.join(_native.kernel_sets())}",
-        )
-    if dtype is not None and dtype not in _DTYPES and dtype not in _NATIVE:
-        known = ", ".join((*_DTYPES, *_NATIVE))
-        raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {known}")
+    _check_known(dtype, kernels)
     threads = threads or usable_cores()
     if str(model).endswith(".gguf"):
         if memory is not None:
             _check_kept(model, dtype)
-            return load_streamed(Path(model), memory, threads, kernels, context=context)
+            return load_streamed(
+                Path(model), memory, threads, kernels, context=context, read_ahead=read_ahead
+            )
         _check_dtype(model, dtype or "native", _NATIVE)
         file, config = open_gguf(Path(model))
         weights = load_gguf(file, config, dtype or "native", threads)
@@ -111,7 +110,9 @@ def load(
     if memory is not None:
         _check_packed(model, folder)
         _check_kept(model, dtype)
-        return load_streamed(folder, memory, threads, kernels, context=context)
+        return load_streamed(
+            folder, memory, threads, kernels, context=context, read_ahead=read_ahead
+        )
     if is_packed(folder):
         _check_dtype(model, dtype or "native", ("native",))
         return _native_decoder(*load_packed(folder, threads), threads, kernels)
@@ -125,6 +126,17 @@ def load(
     decoder = _torch_decoder(config, folder, _DTYPES[dtype or "float32"])
     decoder.tokenizer = tokenizer
     return decoder
+
+
+def _check_known(dtype: str | None, kernels: str) -> None:
+    if kernels and kernels not in _native.kernel_sets():
+        raise InputError(
+            f"this processor has no kernels {kernels!r}",
+            hint=f"use one of {', '.join(_native.kernel_sets())}",
+        )
+    if dtype is not None and dtype not in _DTYPES and dtype not in _NATIVE:
+        known = ", ".join((*_DTYPES, *_NATIVE))
+        raise InputError(f"dtype {dtype!r} is not known", hint=f"use one of {known}")
 
 
 def _check_kept(model: str | Path, dtype: str | None) -> None:

@@ -4,9 +4,15 @@ from pathlib import Path
 
 from expertly import _native
 from expertly.checkpoint.apart import Apart, gguf_apart, packed_apart
-from expertly.checkpoint.budget import CACHE_TOKENS, budget_of, check_slots, in_words
+from expertly.checkpoint.budget import (
+    CACHE_TOKENS,
+    budget_of,
+    check_slots,
+    in_words,
+    with_chunks,
+)
 from expertly.config import Mixture, ModelConfig
-from expertly.model import NativeDecoder
+from expertly.model import PROMPT_CHUNK, NativeDecoder
 from expertly.store import DirectDisk, Disk, ExpectedUse, Streamed
 
 
@@ -17,10 +23,11 @@ def load_streamed(
     kernels: str = "",
     *,
     context: int = CACHE_TOKENS,
+    read_ahead: bool = True,
 ) -> NativeDecoder:
     """The model of a packed folder or GGUF file within `memory` ("8GB", "auto" or bytes), which is
     the whole process's; its experts stay on the disk but for those that fit beside a cache of
-    `context` tokens.
+    `context` tokens. `read_ahead`: some before they are asked for, in what time the disk has.
 
     Raises as `load_packed` and `load_gguf`, and InputError for a budget in which not even the
     experts of one token in one layer fit.
@@ -28,11 +35,14 @@ def load_streamed(
     is_gguf = str(path).endswith(".gguf")
     apart = gguf_apart(path, threads) if is_gguf else packed_apart(path, threads)
     budget = budget_of(memory, apart.config, context)
-    total = len(apart.pieces)
+    total, chunk = len(apart.pieces), PROMPT_CHUNK
+    if budget.for_experts // apart.slot_bytes < total:
+        budget, chunk = with_chunks(budget, apart.config, context)
     num_slots = min(total, max(0, budget.for_experts) // apart.slot_bytes)
     chosen = num_chosen(apart.config)
     check_slots(budget, apart.slot_bytes, num_slots, max(chosen))
-    decoder = stream(apart, num_slots, threads, kernels)
+    decoder = stream(apart, num_slots, threads, kernels, read_ahead=read_ahead)
+    decoder.prompt_chunk = chunk
     decoder.budget = in_words(budget, apart.slot_bytes, num_slots, total, sum(chosen))
     if num_slots == total:
         _fill(decoder)
@@ -40,7 +50,13 @@ def load_streamed(
 
 
 def stream(
-    apart: Apart, num_slots: int, threads: int, kernels: str = "", disk: Disk | None = None
+    apart: Apart,
+    num_slots: int,
+    threads: int,
+    kernels: str = "",
+    disk: Disk | None = None,
+    *,
+    read_ahead: bool = True,
 ) -> NativeDecoder:
     """A decoder that has room for so many experts, read from `disk` (the model's files unless
     given)."""
@@ -58,7 +74,7 @@ def stream(
 
     source = apart.source(disk or DirectDisk(apart.stamps), arena)
     policy = ExpectedUse(num_experts(apart.config))
-    decoder.store = Streamed(source, num_slots, policy, put)
+    decoder.store = Streamed(source, num_slots, policy, put, is_looking_ahead=read_ahead)
     return decoder
 
 

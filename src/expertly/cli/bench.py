@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from expertly.cli.bench_request import Request, numbers
+from expertly.cli.store_options import Approximate, Context, Memory, ReadAhead
 
 ModelPath = Annotated[
     str | None,
@@ -66,19 +67,6 @@ KernelSet = Annotated[
         show_default="the best",
     ),
 ]
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="What the whole process may take, as 8GB, or auto: experts that do not fit are read "
-        "as they are chosen, and rows say what that took.",
-        show_default="all weights in memory",
-    ),
-]
-Context = Annotated[
-    int,
-    typer.Option(min=1, help="With --memory: tokens, prompt and answer, that room is kept for."),
-]
 Synthetic = Annotated[
     str | None,
     typer.Option(
@@ -117,6 +105,8 @@ def command(
     dtype: Kind = "native",
     memory: Memory = None,
     context: Context = 4096,
+    read_ahead: ReadAhead = True,
+    approximate: Approximate = None,
     synthetic: Synthetic = None,
     bits: Bits = 4,
     out: Out = None,
@@ -137,6 +127,8 @@ def command(
         dtype=dtype,
         memory=memory,
         context=context,
+        read_ahead=read_ahead,
+        approximate=approximate,
         synthetic=synthetic,
         bits=bits,
         out=out,

@@ -20,6 +20,8 @@ class Request:
     dtype: Literal["native", "int8", "int4"]
     memory: str | None
     context: int
+    read_ahead: bool
+    approximate: str | None
     synthetic: str | None
     bits: int
     out: Path | None
@@ -43,7 +45,16 @@ class Request:
             )
         if self.peer is None and self.peer_python is not None:
             raise InputError("--peer-python without --peer", hint="add --peer llama.cpp")
-        given = [name for name in ("memory", "synthetic", "routing") if getattr(self, name)]
+        if self.approximate is not None and self.routing not in (None, "own"):
+            raise InputError(
+                "--approximate with --routing: choices are either the model's or not",
+                hint="leave out one",
+            )
+        given = [
+            name
+            for name in ("memory", "synthetic", "routing", "approximate")
+            if getattr(self, name)
+        ]
         if self.peer is not None and given:
             raise InputError(f"--peer with --{given[0]}, which it lacks", hint="leave out one")
 

@@ -8,6 +8,7 @@ from expertly import _native
 from expertly.bench import Bench, Peer, Probe, Row, Timed, Work, header, line, plan, table_row
 from expertly.bench.work import DECODE_STEPS
 from expertly.checkpoint import load
+from expertly.cli.approximating import approximated
 from expertly.cli.bench_memory import made, reroute, stored_bench
 from expertly.cli.bench_request import Request
 from expertly.machine import describe, usable_cores
@@ -59,10 +60,14 @@ def _open(path: str, threads: int, request: Request) -> NativeDecoder:
         request.dtype,
         memory=request.memory,
         context=request.context,
+        read_ahead=request.read_ahead,
         threads=threads,
         kernels=request.kernels,
     )
-    reroute(model, _routing(request))
+    if request.approximate is None:
+        reroute(model, _routing(request))
+    else:
+        approximated(model, request.approximate)
     return model
 
 
@@ -75,7 +80,9 @@ def _how(request: Request) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if request.synthetic is not None:
         found["weights"] = "random"
-    if _routing(request) != "own":
+    if request.approximate is not None:
+        found["approximate"] = request.approximate
+    elif _routing(request) != "own":
         found["routing"] = _routing(request)
     return found
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from expertly.checkpoint import load
+from expertly.cli.approximating import approximated
 from expertly.cli.chat import Conversation, converse
 from expertly.cli.output import note
 from expertly.cli.prompting import find_prompt, split
@@ -34,6 +35,8 @@ class Request:
     threads: int | None
     memory: str | None
     context: int
+    read_ahead: bool
+    approximate: str | None
     trace: Path | None
 
 
@@ -59,22 +62,27 @@ def run(request: Request) -> None:
 
 
 def _load(name: str, request: Request) -> Model:
-    if request.memory is None:
-        return load(name, request.dtype, threads=request.threads)
     if request.dtype in ("float32", "bfloat16"):
-        raise InputError(
-            f"--memory with --dtype {request.dtype}, which torch computes",
-            hint="leave out one of them",
-        )
+        for option in ("memory", "approximate"):
+            if getattr(request, option) is not None:
+                raise InputError(
+                    f"--{option} with --dtype {request.dtype}, which torch computes",
+                    hint="leave out one of them",
+                )
+        return load(name, request.dtype, threads=request.threads)
     model = load(
         name,
         request.dtype,
         memory=request.memory,
         context=request.context,
+        read_ahead=request.read_ahead,
         threads=request.threads,
     )
-    if isinstance(model, NativeDecoder) and model.budget is not None:
+    assert isinstance(model, NativeDecoder)
+    if model.budget is not None:
         note(model.budget)
+    if request.approximate is not None:
+        approximated(model, request.approximate)
     return model
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from expertly.cli.store_options import Approximate, Context, Memory, ReadAhead
+
 Model = Annotated[
     str | None,
     typer.Argument(
@@ -60,20 +62,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a token, o
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")
 ]
-
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="What the whole process may take, as 8GB, or auto: experts that do not fit stay in "
-        "the packed folder or GGUF file and are read as they are chosen.",
-        show_default="all weights in memory",
-    ),
-]
-Context = Annotated[
-    int,
-    typer.Option(min=1, help="With --memory: tokens, prompt and answer, that room is kept for."),
-]
 Trace = Annotated[
     Path | None,
     typer.Option(
@@ -101,6 +89,8 @@ def command(
     threads: Threads = None,
     memory: Memory = None,
     context: Context = 4096,
+    read_ahead: ReadAhead = True,
+    approximate: Approximate = None,
     trace: Trace = None,
 ) -> None:
     """Write text with a model or chat with it, its experts shown if asked."""
@@ -130,6 +120,8 @@ def command(
             threads=threads,
             memory=memory,
             context=context,
+            read_ahead=read_ahead,
+            approximate=approximate,
             trace=trace,
         )
     )

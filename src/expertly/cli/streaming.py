@@ -13,6 +13,7 @@ from expertly.cli.output import note
 from expertly.config import Mixture
 from expertly.errors import CheckpointError, InputError
 from expertly.model import Model, NativeDecoder
+from expertly.model.approximate import Approximation
 from expertly.store import Streamed
 from expertly.store.probe import DiskProbe
 from expertly.store.report import report
@@ -21,12 +22,14 @@ from expertly.store.trace import About, TraceWriter
 
 @contextmanager
 def reported(model: Model) -> Iterator[None]:
-    """Say at the end what the store did, if there is one."""
+    """Say at the end what was not the model's own, and what the store did, if there is one."""
     store = model.store if isinstance(model, NativeDecoder) else None
     begin = time.perf_counter()
     try:
         yield
     finally:
+        if isinstance(model, NativeDecoder) and isinstance(model.rechoose, Approximation):
+            note(str(model.rechoose))
         if isinstance(model, NativeDecoder) and isinstance(store, Streamed):
             seconds = time.perf_counter() - begin
             rate = _disk_rate(store, model.expert_bytes[0])

@@ -22,9 +22,6 @@ from expertly.text import Message, Tokenizer
 
 Prompt = str | SequenceOf[int] | SequenceOf[Message]
 
-# a prompt is read in chunks, so that its attention needs little memory
-_CHUNK = 512
-
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
@@ -131,7 +128,7 @@ class Engine:
         texts = [model.tokenizer.token_text(i) if model.tokenizer else "" for i in ids]
         pieces: list[Piece] = []
         cache = model.new_cache()
-        for chunk in _chunks(ids, model.config):
+        for chunk in _chunks(ids, model):
             routings = self._step(torch.tensor([chunk]), cache).routings
             for column, token_id in enumerate(chunk):
                 own = routings and tuple(of_column(routing, column) for routing in routings)
@@ -169,7 +166,7 @@ class Engine:
         return output
 
     def _read_prompt(self, ids: list[int], cache: Any) -> Output:
-        for chunk in _chunks(ids, self._open_model().config):
+        for chunk in _chunks(ids, self._open_model()):
             output = self._step(torch.tensor([chunk]), cache)
         return output
 
@@ -250,10 +247,10 @@ def _check(ids: list[int], config: ModelConfig) -> None:
             )
 
 
-def _chunks(ids: list[int], config: ModelConfig) -> Iterator[list[int]]:
+def _chunks(ids: list[int], model: Model) -> Iterator[list[int]]:
     # what is not causal sees of a prompt as much as it can
-    is_whole = _turns_long(len(ids), config) or not config.is_causal
-    size = len(ids) if is_whole else _CHUNK
+    is_whole = _turns_long(len(ids), model.config) or not model.config.is_causal
+    size = len(ids) if is_whole else model.prompt_chunk
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 

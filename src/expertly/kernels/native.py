@@ -141,18 +141,9 @@ def _forward(
 
 @_forward.register_fake
 def _(
-    x_TD: Tensor,
-    w_gate_EFD: Tensor,
-    w_up_EFD: Tensor,
-    w_down_EDF: Tensor,
-    weight_TK: Tensor,
-    order_R: Tensor,
-    counts_E: Tensor,
-    activation: str,
-    alpha: float,
-    limit: float,
-    shift: float,
-) -> tuple[Tensor, Tensor]:
+    x_TD: Tensor, w_gate_EFD: Tensor, w_up: Tensor, w_down: Tensor, weight: Tensor,
+    order_R: Tensor, *_: object,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(x_TD), x_TD.new_empty(order_R.shape[0], 2 * w_gate_EFD.shape[1])
 
 
@@ -173,8 +164,7 @@ def _backward(
     shift: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, the three stacks and the slots' weights."""
-    parts = (x_TD, w_gate_EFD, w_up_EFD, w_down_EDF, weight_TK)
-    x, gate, up, down, weight = (torch.empty_like(part) for part in parts)
+    x, gate, up, down, weight = _like((x_TD, w_gate_EFD, w_up_EFD, w_down_EDF, weight_TK))
     _trainer(torch.get_num_threads()).backward(
         _native.GluRule(activation, alpha, limit, shift),
         x_TD.detach(),
@@ -196,24 +186,13 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad_TD: Tensor,
-    x_TD: Tensor,
-    w_gate_EFD: Tensor,
-    w_up_EFD: Tensor,
-    w_down_EDF: Tensor,
-    weight_TK: Tensor,
-    order_R: Tensor,
-    counts_E: Tensor,
-    kept_RX: Tensor,
-    activation: str,
-    alpha: float,
-    limit: float,
-    shift: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    parts = (x_TD, w_gate_EFD, w_up_EFD, w_down_EDF, weight_TK)
-    x, gate, up, down, weight = (torch.empty_like(part) for part in parts)
-    return x, gate, up, down, weight
+def _(grad_TD: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+    return _like(given)
+
+
+def _like(given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Room for the gradients of what is differentiated: x, the stacks, the slots' weights."""
+    return tuple(torch.empty_like(part) for part in given[:5])
 
 
 def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -18,6 +18,9 @@ from expertly.model.span import Span
 if TYPE_CHECKING:
     from expertly.text import Tokenizer
 
+# tokens of a prompt that are read at once, so that they need little memory
+PROMPT_CHUNK = 512
+
 
 @dataclass(frozen=True)
 class Output:
@@ -86,6 +89,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer: Tokenizer | None = None
+        self.prompt_chunk = PROMPT_CHUNK
         self.embed_VD = empty(config.vocab_size, config.hidden_size, dtype=dtype)
         self.layers = nn.ModuleList(
             DecoderLayer(config, layer, index, dtype) for index, layer in enumerate(config.layers)

@@ -18,7 +18,7 @@ from expertly.errors import ConfigError
 from expertly.mixture import Choice, Routing, Tokens
 from expertly.mixture.routing import sort_rows, to_routing
 from expertly.model.angles import long_context, tables_of
-from expertly.model.decoder import Output, check_ids, check_length
+from expertly.model.decoder import PROMPT_CHUNK, Output, check_ids, check_length
 from expertly.model.paged import PagedCache, pages_of
 from expertly.model.weights import Floats, NativeWeights
 from expertly.store import ExpertStore
@@ -61,6 +61,7 @@ class NativeDecoder:
         check_native(config)
         self.config = config
         self.tokenizer: Tokenizer | None = None
+        self.prompt_chunk = PROMPT_CHUNK
         self.runtime = _native.Runtime(threads, kernels)
         self._step = _native.Step(self.runtime, config.hidden_size)
         self._layers = [_layer(config, index, weights) for index in range(len(config.layers))]

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """`Decoder` and `NativeDecoder`; a model takes the caches that it made itself."""
+    """`Decoder` and `NativeDecoder`; a model takes the caches that it made itself, and reads
+    prompts best in chunks of `prompt_chunk` tokens."""
 
     config: ModelConfig
     tokenizer: "Tokenizer | None"
+    prompt_chunk: int
 
     def new_cache(self, batch_size: int = 1) -> Any: ...
 

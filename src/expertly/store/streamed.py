@@ -32,6 +32,10 @@ class ExpertStore(Protocol):
         Raises CheckpointError for what cannot be read."""
         ...
 
+    def resident(self, layer: int, experts: Sequence[int]) -> list[bool]:
+        """Which of them are in memory now."""
+        ...
+
     def looks_ahead(self) -> bool:
         """Whether `prefetch` would read anything now."""
         ...
@@ -92,10 +96,9 @@ class Streamed:
         """Experts that are being read."""
         return len(self._loading)
 
-    def holds(self, layer: int, experts: Sequence[int]) -> bool:
-        """Whether all of them are in memory now."""
+    def resident(self, layer: int, experts: Sequence[int]) -> list[bool]:
         keys = [(layer, expert) for expert in experts]
-        return all(key in self.slots and key not in self._loading for key in keys)
+        return [key in self.slots and key not in self._loading for key in keys]
 
     def get(
         self, layer: int, experts: Sequence[int], meanwhile: Callable[[], None] | None = None

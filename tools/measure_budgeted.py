@@ -1,0 +1,160 @@
+"""What rules for cheaper answers cost and bring, as docs/budgeted.md.
+
+    python tools/measure_budgeted.py [MODEL ...] [--tokens 400] [--share 0.4]
+
+Each model (the bundled one, and folders that are named) is packed at 8 bits and run with a share of
+its experts in memory, token by token, over held-out texts that are the same for every rule.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from expertly import _native
+from expertly.checkpoint import load
+from expertly.checkpoint.apart import packed_apart
+from expertly.checkpoint.locating import bundled
+from expertly.checkpoint.packed_saving import open_folder, save_packed
+from expertly.checkpoint.recipe import recipe_of_bits
+from expertly.checkpoint.streamed_loading import num_experts, stream
+from expertly.cli.approximating import approximated
+from expertly.machine import describe
+from expertly.model import NativeDecoder
+from expertly.model.approximate import FORMS
+from expertly.text import corpora
+
+PAGE = Path(__file__).parents[1] / "docs" / "budgeted.md"
+# {half}: of the K experts of a token
+RULES = ("top:{half}", "ser:{half},0.3", "naee:0.5", "top-p:0.8", "cold:0.5", "cold:1",
+         "cached:0.2", "cached:0.5")  # fmt: skip
+PAIRS = 3
+
+_START = """# Budgeted answers
+
+`--approximate RULE` of `expertly run` and `expertly bench` trades answers for speed: a token is
+computed with fewer experts than its router chose, or with others. Nothing of this happens unless it
+is asked for, and `run` ends with how many choices were left out or exchanged.
+
+| rule | a token's experts |
+|---|---|
+{forms}
+
+A weight is a share of the token's chosen experts' weights. What is left out is also not read, so on
+a model larger than memory `cold` and `cached` save what costs most there. They heed what is in
+memory, so the same question may be answered otherwise the next time.
+
+Measured on {machine}, with {share:.0%} of the experts in memory, token by token over
+held-out text of five kinds; KL is of the next token's distribution from that of the same weights
+with every expert in its place, in nats; speed beside the router's own choice, in turns. The disk is
+not what bounds a model this small: on a large one, speed goes by the experts read.
+
+This page is written by `python tools/measure_budgeted.py`.
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    rule: str
+    kl: float
+    reads: float  # experts a token
+    left_out: float
+    exchanged: float
+    tokens_per_second: float
+
+
+class Passes:
+    """The same text through one model, again and again."""
+
+    def __init__(self, folder: Path, share: float, ids: list[list[int]]) -> None:
+        self._folder, self._share, self._ids = folder, share, ids
+        self.full = self._logits(load(folder, "native", threads=2))[0]
+
+    def run(self, rule: str | None) -> Found:
+        model = stream(packed_apart(self._folder, 2), self._slots(), 2)
+        assert model.store is not None
+        how = None if rule is None else approximated(model, rule)
+        model.store.tally.read_bytes = 0
+        logits, seconds = self._logits(model)
+        tokens = sum(map(len, self._ids))
+        read = model.store.tally.read_bytes / model.expert_bytes[0] / tokens
+        model.store.close()
+        kl = (self.full.exp() * (self.full - logits)).sum(-1).mean().item()
+        choices = 1 if how is None else how.choices
+        exchanged = 0.0 if how is None else how.exchanged / choices
+        left_out = 0.0 if how is None else 1.0 - how.kept / choices - exchanged
+        return Found(rule or "the router's own", kl, read, left_out, exchanged, tokens / seconds)
+
+    def _slots(self) -> int:
+        return int(self._share * sum(num_experts(load(self._folder, threads=2).config)))
+
+    def _logits(self, model: NativeDecoder) -> tuple[Tensor, float]:
+        found, began = [], time.perf_counter()
+        for text in self._ids:
+            cache = model.new_cache()
+            for token in text:
+                output = model(torch.tensor([[token]]), cache=cache, logits="last")
+                found.append(output.logits.double().log_softmax(-1))
+        return torch.cat(found), time.perf_counter() - began
+
+
+def texts(model: NativeDecoder, tokens: int) -> list[list[int]]:
+    """Of every kind as many tokens, none longer than the model's context."""
+    assert model.tokenizer is not None
+    count = min(tokens // len(corpora.domains()), model.config.max_context)
+    tokenizer = model.tokenizer
+    return [
+        tokenizer.encode(corpora.held_out_text(name)[-16 * count :])[:count]
+        for name in corpora.domains()
+    ]
+
+
+def measured(path: Path, folder: Path, tokens: int, share: float) -> Iterator[str]:
+    """A section of the page."""
+    with open_folder(path) as source:
+        save_packed(source, folder, recipe_of_bits(8))
+    model = load(folder, "native", threads=2)
+    first = model.config.layers[model.config.mixture_layers[0]].feed_forward
+    num_chosen: int = first.num_chosen  # type: ignore[union-attr]
+    passes = Passes(folder, share, texts(model, tokens))
+    name = "The bundled model" if path == bundled() else path.parent.name
+    experts = first.num_experts  # type: ignore[union-attr]
+    yield f"\n## {name}: {experts} experts a layer, {num_chosen} a token\n"
+    yield "| rule | KL | left out | exchanged | experts read a token | speed |"
+    yield "|---|---|---|---|---|---|"
+    passes.run(None)
+    for rule in (None, *(rule.format(half=max(1, num_chosen // 2)) for rule in RULES)):
+        pairs = [(passes.run(None), passes.run(rule)) for _ in range(PAIRS)]
+        ratio = sorted(there.tokens_per_second / own.tokens_per_second for own, there in pairs)
+        one = pairs[0][1]
+        yield (
+            f"| {one.rule} | {one.kl:.4f} | {one.left_out:.0%} | {one.exchanged:.0%} | "
+            f"{one.reads:.2f} | {ratio[PAIRS // 2]:.2f}x |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=Path, nargs="*")
+    parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--share", type=float, default=0.4)
+    options = parser.parse_args()
+    forms = "\n".join(f"| `{form}` | {what} |" for form, what in FORMS.items())
+    machine = describe(_native.kernel_sets())
+    page = [_START.format(forms=forms, machine=machine, share=options.share)]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, path in enumerate([bundled(), *options.models]):
+            place = Path(folder) / str(number)
+            for line in measured(path, place, options.tokens, options.share):
+                print(line, flush=True)
+                page.append(line + "\n")
+    PAGE.write_text("".join(page))
+
+
+if __name__ == "__main__":
+    main()
