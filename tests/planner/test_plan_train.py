@@ -14,6 +14,7 @@ from expertly.planner.training import (
     Mesh,
     activation_bytes_per_token,
     memory,
+    num_exchanges,
     rank_params,
     step_flops_per_token,
     step_time,
@@ -99,7 +100,31 @@ def test_a_step_takes_its_operations_and_bytes_at_the_devices_speed() -> None:
     assert near.rows == pytest.approx(sent.rows / 1e3)
     far = step_time(MODEL, Mesh(experts=4), where, 10, 64, 0.5)
     assert far.rows == pytest.approx(traffic(MODEL, Mesh(experts=4), 10).rows / 1e2)
-    assert near.together == max(near.compute + near.rows, near.weights) < near.apart
+    begun = num_exchanges(MODEL, Mesh(experts=2)) * where.exchange_seconds
+    assert near.together == max(near.compute + near.rows, near.weights) + begun < near.apart
+
+
+@pytest.mark.parametrize(
+    ("mesh", "count"),
+    [
+        (Mesh(), 0),
+        # two layers: their loads; loss, two balance losses and the norm; all gradients at once
+        (Mesh(data=2), 2 + 4 + 1),
+        # counts, rows and answers, and both again; experts have no other copy
+        (Mesh(experts=2), 5 * 2 + 2 + 4 + 1),
+        (Mesh(experts=2, data=2), 5 * 2 + 2 + 4 + 2),
+        # two layers and what is outside of them, each gathered twice and summed
+        (Mesh(data=2, is_sharded=True), 2 + 4 + 3 * 3),
+        # and the experts of two layers; what all have in common is summed over expert ranks too
+        (Mesh(experts=2, data=2, is_sharded=True), 5 * 2 + 2 + 4 + 3 * (3 + 2) + 3),
+    ],
+)
+def test_exchanges_are_counted_whatever_their_size(mesh, count) -> None:
+    assert num_exchanges(MODEL, mesh) == count
+    where = replace(device("h100-ndr"), exchange_seconds=2.0)
+    found = step_time(MODEL, mesh, where, 10, 64, 0.5)
+    assert found.exchanges == 2.0 * count
+    assert found.together > found.exchanges or not count
 
 
 def test_experts_that_cannot_be_shared_out_and_machines_unknown_are_refused() -> None:

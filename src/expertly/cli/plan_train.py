@@ -23,8 +23,8 @@ from expertly.planner.training import (
 # of what a device has, what weights and activations can take: the rest is its libraries' and gaps
 _USABLE = 0.92
 LEFT_OUT = (
-    "left out: imbalance between experts (a step lasts as long as its busiest rank), latency of "
-    "small messages, the optimiser's own time, data, checkpoints"
+    "left out: imbalance between experts (a step lasts as long as its busiest rank), the "
+    "optimiser's own time, data, checkpoints"
 )
 
 
@@ -134,7 +134,8 @@ def lines(found: TrainPlan) -> list[str]:
         f"sent by a rank in a step: {human(s.rows)} rows, {human(s.gathers)} shards of weights, "
         f"{human(s.gradients)} gradients",
         f"a step: {t.compute:.3f} s computing ({o.efficiency:.0%} of the peak), {t.rows:.3f} s "
-        f"rows, {t.weights:.3f} s weights and gradients: {t.together:.3f} s if those overlap, "
+        f"rows, {t.exchanges:.3f} s to begin exchanges, {t.weights:.3f} s weights and gradients: "
+        f"{t.together:.3f} s if those overlap, "
         f"{t.apart:.3f} s if nothing does",
         f"{found.tokens_per_second:,.0f} tokens/s, {found.model_flops_utilisation:.0%} of the peak",
         LEFT_OUT,

@@ -65,19 +65,21 @@ class Traffic:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of a step; `apart` if nothing overlaps, `together` if all but rows does."""
+    """Seconds of a step; `apart` if nothing overlaps, `together` if all but rows and the start of
+    exchanges does."""
 
     compute: float
     rows: float
     weights: float
+    exchanges: float
 
     @property
     def apart(self) -> float:
-        return self.compute + self.rows + self.weights
+        return self.compute + self.rows + self.weights + self.exchanges
 
     @property
     def together(self) -> float:
-        return max(self.compute + self.rows, self.weights)
+        return max(self.compute + self.rows, self.weights) + self.exchanges
 
 
 def step_flops_per_token(config: ModelConfig, sequence: int) -> int:
@@ -149,6 +151,23 @@ def traffic(config: ModelConfig, mesh: Mesh, tokens: int) -> Traffic:
     return Traffic(rows=rows, gathers=0, gradients=over_data + over_all)
 
 
+def num_exchanges(config: ModelConfig, mesh: Mesh) -> int:
+    """Of a step on one batch, however small: a layer's row counts, its rows and answers in both
+    passes, and its load; loss, balance losses and norm; gradients, or shards of each layer, its
+    experts and the rest: gathered twice and summed."""
+    if mesh.count == 1:
+        return 0
+    mixtures = len(config.mixture_layers)
+    rows = 5 * mixtures if mesh.experts > 1 else 0
+    spread = mesh.experts > 1 and mesh.data > 1
+    if mesh.is_sharded:
+        units = len(config.layers) + 1 + (mixtures if mesh.experts > 1 else 0)
+        # those of experts are not the same on other expert ranks
+        between = len(config.layers) + 1 if mesh.experts > 1 else 0
+        return rows + mixtures + 4 + 3 * units + between
+    return rows + mixtures + 4 + (2 if spread else 1)
+
+
 def step_time(
     config: ModelConfig,
     mesh: Mesh,
@@ -168,4 +187,5 @@ def step_time(
         compute=tokens * step_flops_per_token(config, sequence) / (device.flops * efficiency),
         rows=sent.rows / row_link,
         weights=(sent.gathers + sent.gradients) / weight_link,
+        exchanges=num_exchanges(config, mesh) * device.exchange_seconds,
     )
