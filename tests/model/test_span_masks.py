@@ -29,7 +29,7 @@ def span_of(mask: list[list[bool]], before: int) -> Span:
     if before:
         cache = Cache(CONFIG, batch_size=len(mask))
         cache.admit(mask_BN[:, :before])
-    return Span(mask_BN[:, before:], (len(mask), len(mask[0]) - before), cache)
+    return Span(mask_BN[:, before:], torch.zeros(len(mask), len(mask[0]) - before), cache)
 
 
 def sees(mask: list[bool], query: int, key: int, window: int | None) -> bool:

@@ -34,6 +34,7 @@ warmup_steps = 5
 [run]
 steps = {steps}
 batch = 8
+device = "{device}"
 dtype = "float32"
 statistics_every = 5
 checkpoint_every = {every}
@@ -53,6 +54,7 @@ def recipe_of(
     balance: str = 'rule = "switch"',
     optimiser: str = "",
     every: int = 0,
+    device: str = "cpu",
 ) -> Path:
     text = folder / "text.txt"
     if not text.exists():
@@ -60,7 +62,7 @@ def recipe_of(
             "".join(f"line {n}: {n * n} sheep went by, and {n} stayed.\n" for n in range(900))
         )
     filled = RECIPE.format(
-        text=text, steps=steps, balance=balance, optimiser=optimiser, every=every
+        text=text, steps=steps, balance=balance, optimiser=optimiser, every=every, device=device
     )
     if experts * data > 1:
         filled += f"[ranks]\nexperts = {experts}\ndata = {data}\nshard = {str(shard).lower()}\n"

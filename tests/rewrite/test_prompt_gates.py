@@ -27,7 +27,7 @@ def mean_alone(ids_S: torch.Tensor) -> torch.Tensor:
     """mean_LD of one sequence, layer by layer, as the decoder is described."""
     from expertly.model.span import Span
 
-    span = Span(None, (1, len(ids_S)), None)
+    span = Span(None, ids_S[None], None)
     tokens = Tokens(torch.ones(len(ids_S), dtype=torch.bool), torch.zeros_like(ids_S))
     x_BSD = MODEL.embed_VD[ids_S][None]
     means = []

@@ -42,6 +42,7 @@ steps = 8
 batch = 2
 accumulation = 2
 seed = 5
+device = "cpu"
 dtype = "float32"
 """
 

@@ -371,9 +371,9 @@ def test_auto_is_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.Mo
         ({"amx_bf16": True}, torch.bfloat16),
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert begin.resolve_dtype("auto") == expected
-    assert begin.resolve_dtype("float32") == torch.float32
-    assert begin.resolve_dtype("bfloat16") == torch.bfloat16
+        assert begin.resolve_dtype("auto", torch.device("cpu")) == expected
+    assert begin.resolve_dtype("float32", torch.device("cpu")) == torch.float32
+    assert begin.resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
 def test_the_final_model_can_be_bfloat16(

@@ -4,26 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expertly.kernels import reference
-from expertly.kernels.native import expert_rows, is_native, largest, sort_places
+from expertly.config import Glu
+from expertly.kernels import grouped, native, reference
+from expertly.kernels.grouped import grouped_mm, put_back, torch_grouped_mm
+from expertly.kernels.native import count, is_native, largest, sort_places
 from expertly.kernels.reference import glu, layer_norm, rotate
 
 __all__ = [
     "attention",
+    "count",
     "expert_rows",
     "glu",
+    "grouped",
     "grouped_mm",
     "is_native",
     "largest",
     "layer_norm",
+    "put_back",
     "reference",
     "rms_norm",
     "rotate",
     "sort_places",
     "torch_grouped_mm",
 ]
-
-_ALIGNMENT_BYTES = 16
 
 
 def rms_norm(x_D: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -33,33 +36,21 @@ def rms_norm(x_D: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x_D, weight_D.shape, weight_D, eps)
 
 
-def _fits_grouped_mm(x_RD: Tensor, w_EFD: Tensor) -> bool:
-    """Whether torch's grouped product takes these: rows, aligned strides, a type it knows."""
-    if (
-        x_RD.shape[0] == 0
-        or x_RD.dtype not in (torch.float32, torch.bfloat16)
-        or x_RD.dtype != w_EFD.dtype
-    ):
-        return False
-    widths = (w_EFD.shape[1], w_EFD.shape[2])
-    return all(width * x_RD.element_size() % _ALIGNMENT_BYTES == 0 for width in widths)
-
-
-def grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
-    """y_RF: each row times the matrix of its expert; rows come sorted by expert.
-
-    Torch's kernel wherever it takes the operands: it was ahead of the loop over experts at every
-    size measured, from 8 rows to 2,048 (benchmarks/results, `make bench`).
-    """
-    if not _fits_grouped_mm(x_RD, w_EFD):
-        return reference.grouped_mm(x_RD, w_EFD, counts_E)
-    return torch_grouped_mm(x_RD, w_EFD, counts_E)
-
-
-def torch_grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
-    """`reference.grouped_mm` by torch's own kernel, for what it takes."""
-    offsets_E = counts_E.cumsum(0).to(torch.int32)
-    return F.grouped_mm(x_RD.contiguous(), w_EFD.mT, offs=offsets_E)
+def expert_rows(
+    x_TD: Tensor,
+    w_gate_EFD: Tensor,
+    w_up_EFD: Tensor,
+    w_down_EDF: Tensor,
+    weight_TK: Tensor,
+    order_R: Tensor,
+    counts_E: Tensor,
+    rule: Glu,
+) -> Tensor:
+    """`reference.expert_rows`: by the native operation on processors, by grouped products on other
+    devices and for types that it does not know."""
+    parts = (x_TD, w_gate_EFD, w_up_EFD, w_down_EDF)
+    path = native.expert_rows if native.is_native(*parts) else grouped.expert_rows
+    return path(*parts, weight_TK, order_R, counts_E, rule)
 
 
 def attention(
@@ -86,4 +77,5 @@ def attention(
 def causal(q_BHSC: Tensor) -> Tensor:
     """seen_BSN in which every query sees itself and the keys before it."""
     batch, _, length, _ = q_BHSC.shape
-    return torch.ones(length, length, dtype=torch.bool).tril().expand(batch, -1, -1)
+    every_SS = torch.ones(length, length, dtype=torch.bool, device=q_BHSC.device)
+    return every_SS.tril().expand(batch, -1, -1)

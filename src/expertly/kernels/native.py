@@ -57,9 +57,19 @@ def sort_places(ids_R: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """order_R, the places of ids from 0 to `num` - 1 in order of the ids (of equal ones in order
     of places), and counts_E."""
     if ids_R.device.type != "cpu":
-        return ids_R.argsort(stable=True), torch.bincount(ids_R, minlength=num)
+        return ids_R.argsort(stable=True), count(ids_R, num)
     order_R, counts_E = _sort_places(ids_R.contiguous(), num)
     return order_R, counts_E
+
+
+def count(ids_R: Tensor, num: int, is_counted_R: Tensor | None = None) -> Tensor:
+    """counts_E, int64: how often each of the ids from 0 to `num` - 1 is there, if it counts."""
+    if ids_R.device.type == "cpu":
+        ids_R = ids_R if is_counted_R is None else ids_R[is_counted_R]
+        return torch.bincount(ids_R, minlength=num)
+    # bincount and a mask wait for a GPU to say how long their answers are
+    weight_R = torch.ones_like(ids_R) if is_counted_R is None else is_counted_R.to(torch.int64)
+    return ids_R.new_zeros(num).scatter_add(0, ids_R, weight_R)
 
 
 def _limit(glu: Glu) -> float:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from expertly import kernels
 from expertly.config import HeadExperts
-from expertly.mixture.experts import empty, put_back
+from expertly.mixture.experts import empty
 from expertly.mixture.routers import LearnedRouter
 from expertly.mixture.routing import Choice, Rows, Tokens, sort_rows
 
@@ -33,12 +33,12 @@ class AttentionExperts(nn.Module):
         num_chosen = self.router.num_chosen
         x_RD = x_TD.index_select(0, rows.order_R // num_chosen)
         q_RX = kernels.grouped_mm(x_RD, self.w_q_EXD, rows.counts_E)
-        return put_back(q_RX, rows.order_R, num_tokens, num_chosen)
+        return kernels.put_back(q_RX, rows.order_R, num_tokens, num_chosen)
 
     def outputs(self, y_TKX: Tensor, choice: Choice, rows: Rows) -> Tensor:
         """y_TD: what each expert makes of its heads' answers, weighed, in slot order."""
         num_tokens, num_chosen, _ = y_TKX.shape
         y_RX = y_TKX.flatten(0, 1).index_select(0, rows.order_R)
         y_RD = kernels.grouped_mm(y_RX, self.w_o_EDX, rows.counts_E)
-        y_TKD = put_back(y_RD, rows.order_R, num_tokens, num_chosen)
+        y_TKD = kernels.put_back(y_RD, rows.order_R, num_tokens, num_chosen)
         return torch.einsum("tkd,tk->td", y_TKD, choice.weight_TK.to(y_TKD.dtype))

@@ -4,10 +4,10 @@ Take the mean over layers of what they return: pooling the layers' counts first 
 layers balanced that each use only half of their experts. Padding counts in none of them.
 """
 
-import torch
 from torch import Tensor
 
-from expertly.mixture.measures import row_experts
+from expertly import kernels
+from expertly.mixture.measures import counts, row_experts
 from expertly.mixture.routing import Routing
 
 
@@ -20,9 +20,7 @@ def load_balance(routing: Routing, rows_E: Tensor | None = None) -> Tensor:
     (arXiv 2501.11873). No tokens: 0.
     """
     num_experts = routing.probs_TE.shape[1]
-    if rows_E is None:
-        is_token_R = routing.mask_T[routing.token_R]
-        rows_E = torch.bincount(row_experts(routing)[is_token_R], minlength=num_experts)
+    rows_E = counts(routing) if rows_E is None else rows_E
     mask_T = routing.mask_T.to(routing.probs_TE.dtype)
     share_E = rows_E.to(mask_T.dtype) / rows_E.sum().clamp(min=1)
     mean_prob_E = mask_T @ _normalised(routing.probs_TE) / mask_T.sum().clamp(min=1)
@@ -36,7 +34,7 @@ def sequence_balance(routing: Routing) -> Tensor:
     num_experts, size = probs_TE.shape[1], int(sequence_T.max()) + 1 if len(sequence_T) else 0
     is_token_R = routing.mask_T[routing.token_R]
     place_R = sequence_T[routing.token_R] * num_experts + row_experts(routing)
-    rows_SE = torch.bincount(place_R[is_token_R], minlength=size * num_experts)
+    rows_SE = kernels.count(place_R, size * num_experts, is_token_R)
     mask_T = routing.mask_T.to(probs_TE.dtype)
     rows_SE = rows_SE.view(size, num_experts).to(mask_T.dtype)
     tokens_S = mask_T.new_zeros(size).index_add(0, sequence_T, mask_T)
@@ -65,8 +63,7 @@ def relu_sparsity(routing: Routing, num_chosen: int) -> Tensor:
     """sum_i f_i * mean over tokens of relu(z_i), f_i = E / (K T) times the tokens of expert i
     (ReMoE, arXiv 2412.14711, equations 10 to 12): pushes busy experts' weights towards 0."""
     num_experts = routing.probs_TE.shape[1]
-    is_token_R = routing.mask_T[routing.token_R]
-    rows_E = torch.bincount(row_experts(routing)[is_token_R], minlength=num_experts)
+    rows_E = counts(routing)
     mask_T = routing.mask_T.to(routing.probs_TE.dtype)
     num_tokens = mask_T.sum().clamp(min=1)
     share_E = rows_E * num_experts / (num_chosen * num_tokens)

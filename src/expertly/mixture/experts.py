@@ -36,17 +36,6 @@ class FeedForward(nn.Module):
         return nn.functional.linear(hidden_TF, self.w_down_DF, self.b_down_D)
 
 
-def put_back(y_RD: Tensor, order_R: Tensor, num_tokens: int, num_slots: int) -> Tensor:
-    """y_TKD: rows by token and slot again, zeros where there is none."""
-    size, width = num_tokens * num_slots, y_RD.shape[1]
-    if len(order_R) < size:
-        y_XD = y_RD.new_zeros(size, width).index_copy(0, order_R, y_RD)
-        return y_XD.view(num_tokens, num_slots, width)
-    # a whole permutation has an inverse
-    place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(size, device=y_RD.device))
-    return y_RD.index_select(0, place_R).view(num_tokens, num_slots, width)
-
-
 class Experts(nn.Module):
     """E gated feed-forwards of one shape, each applied to its own rows."""
 
@@ -79,7 +68,7 @@ class Experts(nn.Module):
         order_R, counts_E = self._with_output(rows)
         stacks = (self.w_gate_EFD, self.w_up_EFD, self.w_down_EDF)
         is_whole = self.is_plain and self.dispatcher is None and not self.is_apart
-        if is_whole and kernels.is_native(x_TD, *stacks):
+        if is_whole:
             return kernels.expert_rows(x_TD, *stacks, weight_TK, order_R, counts_E, self.glu)
         num_tokens, num_slots = weight_TK.shape
         x_RD = x_TD.index_select(0, order_R // num_slots)
@@ -87,7 +76,7 @@ class Experts(nn.Module):
             weight_R = weight_TK.flatten().index_select(0, order_R)
             x_RD = x_RD * weight_R.unsqueeze(-1).to(x_RD.dtype)
         y_RD = self._compute_all(x_RD, counts_E)
-        y_TKD = put_back(y_RD, order_R, num_tokens, num_slots)
+        y_TKD = kernels.put_back(y_RD, order_R, num_tokens, num_slots)
         if self.scales_input:
             return y_TKD.sum(1)
         return torch.einsum("tkd,tk->td", y_TKD, weight_TK.to(y_TKD.dtype))
@@ -123,10 +112,15 @@ class Experts(nn.Module):
         gate_RF = kernels.grouped_mm(x_RD, self.w_gate_EFD, counts_E)
         up_RF = kernels.grouped_mm(x_RD, self.w_up_EFD, counts_E)
         if self.b_gate_EF is not None and self.b_up_EF is not None:
-            gate_RF = gate_RF + self.b_gate_EF.repeat_interleave(counts_E, dim=0)
-            up_RF = up_RF + self.b_up_EF.repeat_interleave(counts_E, dim=0)
+            gate_RF = gate_RF + _of_rows(self.b_gate_EF, counts_E, len(x_RD))
+            up_RF = up_RF + _of_rows(self.b_up_EF, counts_E, len(x_RD))
         hidden_RF = kernels.glu(gate_RF, up_RF, self.glu)
         y_RD = kernels.grouped_mm(hidden_RF, self.w_down_EDF, counts_E)
         if self.b_down_ED is not None:
-            y_RD = y_RD + self.b_down_ED.repeat_interleave(counts_E, dim=0)
+            y_RD = y_RD + _of_rows(self.b_down_ED, counts_E, len(x_RD))
         return y_RD
+
+
+def _of_rows(b_EF: Tensor, counts_E: Tensor, num_rows: int) -> Tensor:
+    """b_RF, the bias of each row's expert. The size is known: a GPU need not be waited for."""
+    return b_EF.repeat_interleave(counts_E, dim=0, output_size=num_rows)

@@ -9,19 +9,22 @@ import math
 import torch
 from torch import Tensor
 
+from expertly import kernels
 from expertly.mixture.routing import Routing
 
 
 def row_experts(routing: Routing) -> Tensor:
     """expert_R, int64: the expert of each routed row, padding included."""
     experts_E = torch.arange(len(routing.counts_E), device=routing.counts_E.device)
-    return torch.repeat_interleave(experts_E, routing.counts_E)
+    # the size is known: a GPU need not be waited for
+    size = len(routing.token_R)
+    return torch.repeat_interleave(experts_E, routing.counts_E, output_size=size)
 
 
 def counts(routing: Routing) -> Tensor:
     """counts_E, int64: rows routed to each expert, those of padding tokens left out."""
     is_token_R = routing.mask_T[routing.token_R]
-    return torch.bincount(row_experts(routing)[is_token_R], minlength=len(routing.counts_E))
+    return kernels.count(row_experts(routing), len(routing.counts_E), is_token_R)
 
 
 def max_violation(counts_E: Tensor) -> float:
@@ -50,7 +53,7 @@ def token_entropy(routing: Routing) -> float:
     Scores that do not sum to 1 (sigmoids) are divided by their sum first; a token whose scores
     are all 0 counts as sure. 0.0 without tokens.
     """
-    probs_TE = routing.probs_TE[routing.mask_T].to("cpu", torch.float64)
+    probs_TE = routing.probs_TE[routing.mask_T].to(torch.float64)
     if len(probs_TE) == 0:
         return 0.0
     sum_T1 = probs_TE.sum(dim=1, keepdim=True)

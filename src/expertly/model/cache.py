@@ -12,10 +12,12 @@ class Cache:
     `length` counts columns, padding included; `mask_BN` says which columns are tokens.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int = 1) -> None:
+    def __init__(
+        self, config: ModelConfig, batch_size: int = 1, device: torch.device | None = None
+    ) -> None:
         self.batch_size = batch_size
         self.length = 0
-        self.mask_BN = torch.ones(batch_size, 0, dtype=torch.bool)
+        self.mask_BN = torch.ones(batch_size, 0, dtype=torch.bool, device=device)
         self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * len(config.layers)
 
     def admit(self, mask_BS: Tensor) -> None:

@@ -116,7 +116,7 @@ class Decoder(nn.Module):
         """
         check_ids(ids_BS, self.config)
         check_length(ids_BS.shape[1] + (cache.length if cache else 0), self.config)
-        span = Span(mask_BS, (ids_BS.shape[0], ids_BS.shape[1]), cache)
+        span = Span(mask_BS, ids_BS, cache)
         tokens = _tokens(span.mask_BS, ids_BS)
         x_BSD = nn.functional.embedding(ids_BS, self.embed_VD)
         found: list[Routing] = []
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         return super().train(mode)
 
     def new_cache(self, batch_size: int = 1) -> Cache:
-        return Cache(self.config, batch_size)
+        return Cache(self.config, batch_size, self.embed_VD.device)
 
 
 def check_ids(ids_BS: Tensor, config: ModelConfig) -> None:
@@ -168,5 +168,6 @@ def check_length(length: int, config: ModelConfig) -> None:
 
 
 def _tokens(mask_BS: Tensor, ids_BS: Tensor) -> Tokens:
-    sequence_BS = torch.arange(mask_BS.shape[0])[:, None].expand_as(mask_BS)
+    sequence_B = torch.arange(mask_BS.shape[0], device=ids_BS.device)
+    sequence_BS = sequence_B[:, None].expand_as(mask_BS)
     return Tokens(mask_BS.flatten(), sequence_BS.flatten(), ids_BS.flatten())

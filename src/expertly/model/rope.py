@@ -56,16 +56,25 @@ def frequencies(rope: Rope, head_size: int, is_long: bool = False) -> tuple[Tens
     return plain / scaling.factor, 1.0
 
 
+def _frequencies_on(
+    device: torch.device, rope: Rope, head_size: int, is_long: bool = False
+) -> tuple[Tensor, float]:
+    """Computed by the processor, so that they are the same numbers everywhere."""
+    freq, scale = frequencies(rope, head_size, is_long)
+    return freq.to(device), scale
+
+
 def angles(
     rope: Rope, head_size: int, positions_BS: Tensor, lengths_B: Tensor
 ) -> tuple[Tensor, Tensor]:
     """cos and sin, both B1S(C/2), float32. `lengths_B`: tokens of each sequence up to now; they
     choose between LongRoPE's two sets, a sequence by itself, whatever its neighbours are."""
-    freq, scale = frequencies(rope, head_size)
-    freq_BC, scale_B = freq[None], torch.tensor([scale])
+    device = positions_BS.device
+    freq, scale = _frequencies_on(device, rope, head_size)
+    freq_BC, scale_B = freq[None], torch.tensor([scale], device=device)
     if isinstance(rope.scaling, LongScaling):
         is_long_B = lengths_B > rope.scaling.original_context
-        long_freq, long_scale = frequencies(rope, head_size, is_long=True)
+        long_freq, long_scale = _frequencies_on(device, rope, head_size, is_long=True)
         freq_BC = torch.where(is_long_B[:, None], long_freq, freq)
         scale_B = torch.where(is_long_B, long_scale, scale)
     turned = positions_BS[:, None, :, None].float() * freq_BC[:, None, None]
@@ -83,8 +92,9 @@ def lengthening(
     crosses_B = (before_B <= limit) & (after_B > limit)
     if not crosses_B.any():
         return None
-    short, short_scale = frequencies(rope, head_size)
-    long, long_scale = frequencies(rope, head_size, is_long=True)
+    device = positions_BN.device
+    short, short_scale = _frequencies_on(device, rope, head_size)
+    long, long_scale = _frequencies_on(device, rope, head_size, is_long=True)
     delta_BC = torch.where(crosses_B[:, None], long - short, 0.0)
     ratio_B = torch.where(crosses_B, long_scale / short_scale, 1.0)[:, None, None, None]
     turned = positions_BN[:, None, :, None].float() * delta_BC[:, None, None]

@@ -11,14 +11,16 @@ from expertly.model.rope import angles, lengthening
 class Span:
     """S new columns after `before` cached ones; N = before + S keys. Made once a forward pass."""
 
-    def __init__(self, mask_BS: Tensor | None, shape_BS: tuple[int, int], cache: Cache | None):
-        self.size = shape_BS[1]
+    def __init__(self, mask_BS: Tensor | None, ids_BS: Tensor, cache: Cache | None):
+        self.size = ids_BS.shape[1]
         self.before = 0 if cache is None else cache.length
-        new_mask_BS = torch.ones(shape_BS, dtype=torch.bool) if mask_BS is None else mask_BS
+        new_mask_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS
         if cache is not None:
             cache.admit(new_mask_BS)
         self.mask_BN = new_mask_BS if cache is None else cache.mask_BN
-        self._is_padded = not bool(self.mask_BN.all())
+        # not asked where it is known: a GPU would have to be waited for
+        is_known = mask_BS is None and cache is None
+        self._is_padded = not (is_known or bool(self.mask_BN.all()))
         # a token's position counts the tokens before it, so padding moves nothing
         self.positions_BN = (self.mask_BN.cumsum(1) - 1).clamp(min=0)
         self._seen: dict[int | None, Tensor | None] = {}
@@ -45,7 +47,7 @@ class Span:
             seen_BSN &= key_B1N > query_BS1 - window
         # padding sees itself: a softmax over nothing would be NaN
         padding_BS = ~self.mask_BS
-        own = torch.arange(self.size)
+        own = torch.arange(self.size, device=seen_BSN.device)
         seen_BSN[:, own, own + self.before] |= padding_BS
         return seen_BSN
 

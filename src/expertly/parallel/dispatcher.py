@@ -21,13 +21,16 @@ class AllToAll:
         leaving_NE = counts_E.view(self._size, -1)
         coming_NE = torch.empty_like(leaving_NE)
         dist.all_to_all_single(coming_NE, leaving_NE.contiguous(), group=self._group)
-        leaving, coming = leaving_NE.sum(1).tolist(), coming_NE.sum(1).tolist()
-        num = leaving_NE.shape[1]
+        # at once: on a GPU the process waits here
+        leaving, coming = torch.stack((leaving_NE.sum(1), coming_NE.sum(1))).tolist()
+        num, device = leaving_NE.shape[1], x_RD.device
         x_XD = _exchange(x_RD, leaving, coming, self._group)
         # by source and expert as they come; by expert alone for whoever computes
-        expert_X = torch.arange(num).repeat(self._size).repeat_interleave(coming_NE.flatten())
+        expert_X = torch.arange(num, device=device).repeat(self._size)
+        expert_X = expert_X.repeat_interleave(coming_NE.flatten(), output_size=sum(coming))
         order_X, counts = kernels.sort_places(expert_X, num)
-        place_X = torch.empty_like(order_X).scatter_(0, order_X, torch.arange(len(order_X)))
+        places_X = torch.arange(len(order_X), device=device)
+        place_X = torch.empty_like(order_X).scatter_(0, order_X, places_X)
 
         def back(y_XD: Tensor) -> Tensor:
             return _exchange(y_XD.index_select(0, place_X), coming, leaving, self._group)

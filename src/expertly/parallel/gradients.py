@@ -33,7 +33,7 @@ def clip_gradients(model: nn.Module, most: float, ranks: Ranks) -> float:
     if ranks.count == 1:
         return float(nn.utils.clip_grad_norm_(parameters, most, foreach=True))
     spread = is_spread(model, ranks)
-    squares = torch.zeros((), dtype=torch.float64)
+    squares = torch.zeros((), dtype=torch.float64, device=ranks.device)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             local = _local(parameter.grad)

@@ -15,7 +15,7 @@ from expertly.parallel.ranks import Ranks
 
 def place(model: nn.Module, ranks: Ranks) -> None:
     """Leaves in `model`, whole on every rank, what is this rank's: its experts, and its shards of
-    all weights if they are to be sharded.
+    all weights if they are to be sharded; on this rank's device.
 
     Raises RecipeError for experts that cannot be shared out evenly.
     """
@@ -23,7 +23,9 @@ def place(model: nn.Module, ranks: Ranks) -> None:
         for experts in _all_experts(model):
             _keep_own(experts, ranks)
     if ranks.is_sharded:
+        # shard after shard, so that a device never has the whole model
         _shard(model, ranks)
+    model.to(ranks.device)
 
 
 def is_spread(model: nn.Module, ranks: Ranks) -> dict[str, bool]:

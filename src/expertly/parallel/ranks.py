@@ -1,7 +1,8 @@
-"""The processes of a run: who they are, and what they tell each other.
+"""The processes of a run: who they are, where they compute, and what they tell each other.
 
 Every rank computes its own part of each batch. Experts are spread over `experts` ranks, of which
-there are `data` sets; all else is on every rank, or in shards over the `data` ranks.
+there are `data` sets; all else is on every rank, or in shards over the `data` ranks. Tensors on
+processors travel by gloo, scalars among them, those on GPUs by NCCL (not yet run on a GPU).
 """
 
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from expertly.errors import RankError, RecipeError
+from expertly.parallel.devices import CPU
 
 # a rank that says nothing for so long is gone
 PATIENCE = timedelta(seconds=20)
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+_SPEAKERS = ("gloo", "NCCL")  # as their errors name them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class Ranks:
     experts: int = 1
     data: int = 1
     is_sharded: bool = False
+    device: torch.device = CPU
     mesh: DeviceMesh | None = None
 
     @property
@@ -59,6 +64,10 @@ class Ranks:
             return value
         return float(self.sum(torch.tensor(value, dtype=torch.float64))) / self.count
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on some rank."""
+        return flag if self.count == 1 else bool(self.sum(torch.tensor(int(flag))))
+
     def gather(self, x_T: Tensor) -> Tensor:
         """Rows of all ranks, which are as many on each, in the ranks' order."""
         if self.count == 1:
@@ -76,27 +85,32 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined(experts: int, data: int, *, is_sharded: bool) -> Iterator[Ranks]:
-    """The ranks of a run that torchrun began, or the process alone.
+def joined(
+    experts: int, data: int, *, is_sharded: bool, device: torch.device = CPU
+) -> Iterator[Ranks]:
+    """The ranks of a run that torchrun began, or the process alone; `device` is this one's.
 
     Raises RecipeError for another number of processes than experts * data, RankError when one of
     the others is gone.
     """
     if not dist.is_torchelastic_launched():
         _check(experts, data, 1)
-        yield ALONE
+        yield Ranks(device=device)
         return
     rank = -1
     try:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        if device.type == "cuda":
+            # what NCCL takes for this process's GPU
+            torch.cuda.set_device(device)
+        dist.init_process_group(_BACKENDS[device.type], timeout=PATIENCE)
         rank = dist.get_rank()
         _check(experts, data, dist.get_world_size())
-        yield _ranks(experts, data, is_sharded)
+        yield _ranks(experts, data, is_sharded, device)
         # nobody leaves while another's last words are under way
         dist.barrier()
         dist.destroy_process_group()
     except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if not (isinstance(error, dist.DistError) or any(n in str(error) for n in _SPEAKERS)):
             raise
         raise RankError(
             f"rank {rank} of {experts * data} ends: another one is gone or silent",
@@ -104,11 +118,29 @@ def joined(experts: int, data: int, *, is_sharded: bool) -> Iterator[Ranks]:
         ) from error
 
 
-def _ranks(experts: int, data: int, is_sharded: bool) -> Ranks:
+def _ranks(experts: int, data: int, is_sharded: bool, device: torch.device) -> Ranks:
     # the ranks of a node come one after another: rows travel most, so expert ranks lie side by side
     numbers = torch.arange(experts * data).view(data, experts).T.contiguous()
-    mesh = DeviceMesh("cpu", numbers, mesh_dim_names=("experts", "data"))
-    return Ranks(rank=dist.get_rank(), experts=experts, data=data, is_sharded=is_sharded, mesh=mesh)
+    # a mesh that makes its groups itself gives them minutes to notice that a rank is gone
+    groups = [_group(numbers.T.tolist()), _group(numbers.tolist())]
+    mesh = DeviceMesh.from_group(
+        groups, device.type, mesh=numbers, mesh_dim_names=("experts", "data")
+    )
+    return Ranks(
+        rank=dist.get_rank(),
+        experts=experts,
+        data=data,
+        is_sharded=is_sharded,
+        device=device,
+        mesh=mesh,
+    )
+
+
+def _group(members: list[list[int]]) -> dist.ProcessGroup:
+    """Of these disjoint groups the one that this rank is in."""
+    groups = [dist.new_group(ranks, timeout=PATIENCE) for ranks in members]
+    found = [group for group in groups if isinstance(group, dist.ProcessGroup)]
+    return found[0]
 
 
 def _check(experts: int, data: int, count: int) -> None:

@@ -60,23 +60,22 @@ def rule_loss(
 
 def beside_loss(recipe: BalanceRecipe, routings: Sequence[Routing]) -> tuple[Tensor, Tensor]:
     """The losses by sequences (0 where it has no coefficient) and of z, the means over layers."""
-    sequence = torch.zeros(())
-    if recipe.sequence:
-        sequence = _mean(balance.sequence_balance(routing) for routing in routings)
-    return sequence, _mean(balance.router_z(routing) for routing in routings)
+    z = _mean(balance.router_z(routing) for routing in routings)
+    if not recipe.sequence:
+        return torch.zeros_like(z), z
+    return _mean(balance.sequence_balance(routing) for routing in routings), z
 
 
 @torch.no_grad()
 def rows_ahead(
-    run: Callable[[Tensor], Sequence[Routing]], batches: Sequence[Tensor]
+    run: Callable[[Tensor], Sequence[Routing]], batches: Sequence[Tensor], device: torch.device
 ) -> list[Tensor]:
     """Each layer's rows of all batches, found by a pass of its own: a loss that takes shares of
     the whole step needs them before its first batch. The passes after it draw what it drew."""
-    before = torch.get_rng_state()
     loads: list[Load] = []
-    for ids_BS in batches:
-        loads = Load.added(loads, run(ids_BS))
-    torch.set_rng_state(before)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for ids_BS in batches:
+            loads = Load.added(loads, run(ids_BS))
     return [load.counts_E for load in loads]
 
 

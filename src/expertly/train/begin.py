@@ -16,7 +16,7 @@ from expertly.config import ModelConfig
 from expertly.errors import OutputError, RecipeError
 from expertly.families import read_config
 from expertly.model import Decoder, initialise
-from expertly.parallel import ALONE, Ranks, place
+from expertly.parallel import ALONE, Ranks, describe_device, has_bfloat16, place
 from expertly.text import Tokenizer
 from expertly.train import checkpoints
 from expertly.train.balancing import check_balance
@@ -39,6 +39,7 @@ _FREE = (
     "statistics_every",
     "final_dtype",
     "dtype",
+    "device",
     "tensorboard",
 )
 
@@ -95,7 +96,7 @@ def _take(lock: TextIO, folder: Path) -> None:
 def begin(recipe: Recipe, folder: Path, note: Callable[[str], None], ranks: Ranks = ALONE) -> Begun:
     """The run's newest verified checkpoint, or its first state where there is none; on several
     ranks each has its part."""
-    dtype = resolve_dtype(recipe.run.dtype)
+    dtype = resolve_dtype(recipe.run.dtype, ranks.device)
     data = recipe.data
     if ranks.is_first:
         fetch(data.texts, folder / "texts")
@@ -116,6 +117,7 @@ def begin(recipe: Recipe, folder: Path, note: Callable[[str], None], ranks: Rank
         "data": packed.fingerprint,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "device": describe_device(ranks.device),
     }
     if found is None:
         state = _first_state(recipe, tokenizer, ranks)
@@ -142,12 +144,10 @@ def _files(
     return tokenizer, pack(domains, folder / "tokenizer.json", folder / "data", end_id)
 
 
-def resolve_dtype(name: str) -> torch.dtype:
-    """What the matrices are multiplied in; "auto" is bfloat16 where the processor has it."""
-    if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
-    can = torch.cpu.get_capabilities()
-    return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """What the matrices are multiplied in; "auto" is bfloat16 where the device has it."""
+    is_half = has_bfloat16(device) if name == "auto" else name == "bfloat16"
+    return torch.bfloat16 if is_half else torch.float32
 
 
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
@@ -191,6 +191,7 @@ def _first_files(recipe: Recipe, domains: tuple[Domain, ...], folder: Path) -> T
 
 def _first_state(recipe: Recipe, tokenizer: Tokenizer, ranks: Ranks) -> State:
     seed_all(recipe.run.seed)
+    # drawn by the processor, so that a seed means the same weights on every device
     model = make_model(recipe, tokenizer)
     check_balance(model.config, recipe.balance)
     place(model, ranks)
@@ -206,11 +207,7 @@ def _resumed(
 ) -> State:
     before = checkpoints.read_trainer(found)
     _refuse_another_run(before, about)
-    if before["threads"] != about["threads"]:
-        note(
-            f"{about['threads']} threads instead of {before['threads']}: sums may round "
-            "differently from here on"
-        )
+    _note_other_rounding(before, about, note)
     if before["settings"]["steps"] != recipe.steps:
         note(
             f"{recipe.steps} steps instead of {before['settings']['steps']}: the learning rate "
@@ -219,6 +216,19 @@ def _resumed(
     state = checkpoints.read_checkpoint(found, recipe.optimiser, ranks)
     note(f"resumed at step {state.step} from {found}")
     return state
+
+
+def _note_other_rounding(
+    before: dict[str, Any], now: dict[str, Any], note: Callable[[str], None]
+) -> None:
+    was, device = before.get("device", "cpu"), now["device"]
+    if was != device:
+        note(f"{device} instead of {was}: sums may round differently from here on")
+    elif before["threads"] != now["threads"]:
+        note(
+            f"{now['threads']} threads instead of {before['threads']}: sums may round "
+            "differently from here on"
+        )
 
 
 def _refuse_another_run(before: dict[str, Any], now: dict[str, Any]) -> None:

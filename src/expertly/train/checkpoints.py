@@ -72,7 +72,7 @@ def write_checkpoint(
                 shards.rename(partial / SHARDS)
                 config = json.dumps(dict(state.model.config.source))
                 (partial / CONFIG).write_text(config, "utf-8")
-            trainer = {**_counters(state), "random": random_states(), **about}
+            trainer = {**_counters(state), "random": random_states(ranks.device), **about}
             (partial / "trainer.json").write_text(json.dumps(trainer), "utf-8")
             (partial / "manifest.json").write_bytes(_manifest(partial, state.step))
     except OutputError as error:
@@ -108,7 +108,7 @@ def read_checkpoint(folder: Path, recipe: OptimiserRecipe, ranks: Ranks = ALONE)
     counters = {key: trainer[key] for key in _COUNTERS}
     read = _from_shards if (folder / SHARDS).is_dir() else _from_files
     model, optimisers = read(folder, recipe, ranks)
-    restore_random_states(trainer["random"])
+    restore_random_states(trainer["random"], ranks.device)
     return State(model=model, optimisers=optimisers, **counters)
 
 

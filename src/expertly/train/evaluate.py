@@ -105,13 +105,19 @@ def _batches(
 
 
 def _nats(model: Decoder, rows: list[Sequence[int]], firsts: list[int]) -> float:
-    ids_BS = torch.tensor(rows, dtype=torch.int64)
+    ids_BS = torch.tensor(rows, dtype=torch.int64, device=_device_of(model))
     with torch.no_grad():
         logits_BSV = model(ids_BS[:, :-1]).logits
         losses_T: Tensor = torch.nn.functional.cross_entropy(
             logits_BSV.flatten(0, 1), ids_BS[:, 1:].flatten(), reduction="none"
         )
-    losses_BS = losses_T.view(len(rows), -1).double()
+    losses_BS = losses_T.view(len(rows), -1).double().cpu()
     return sum(
         float(losses_S[first:].sum()) for losses_S, first in zip(losses_BS, firsts, strict=True)
     )
+
+
+def _device_of(model: Decoder) -> torch.device | None:
+    """Models on native kernels have no parameters of torch's."""
+    embed_VD = getattr(model, "embed_VD", None)
+    return None if embed_VD is None else embed_VD.device

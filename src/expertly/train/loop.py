@@ -13,7 +13,7 @@ from torch import Tensor
 from expertly.checkpoint import save, whole_folder
 from expertly.errors import RecipeError
 from expertly.machine import keep_freed_memory
-from expertly.parallel import Ranks, joined
+from expertly.parallel import Ranks, joined, resolve_device
 from expertly.train import checkpoints, watch
 from expertly.train.begin import Begun, begin, run_folder
 from expertly.train.board import Board
@@ -69,8 +69,9 @@ def train(
     """Trains `recipe` in `folder`: checkpoints/, metrics.jsonl, and final/ in the end.
 
     With `resume` it goes on from the newest checkpoint that verifies, and gives bit for bit what
-    the run would have given that never stopped (on as many threads). `stop_after` saves and
-    returns after so many steps in all. SIGINT and SIGTERM finish the step, save and return.
+    the run would have given that never stopped (on as many threads; on a GPU up to rounding).
+    `stop_after` saves and returns after so many steps in all. SIGINT and SIGTERM finish the step,
+    save and return.
 
     On several ranks (`[ranks]` in the recipe, processes begun by torchrun) the first writes and
     speaks for all.
@@ -80,8 +81,8 @@ def train(
     saved before stay as they are.
     """
     keep_freed_memory()
-    want = recipe.ranks
-    with joined(want.experts, want.data, is_sharded=want.shard) as ranks:
+    want, device = recipe.ranks, resolve_device(recipe.run.device)
+    with joined(want.experts, want.data, is_sharded=want.shard, device=device) as ranks:
         return _train(recipe, folder, resume, stop_after, console, ranks)
 
 
@@ -144,11 +145,13 @@ def _metrics(recipe: Recipe, folder: Path, step: int, ranks: Ranks) -> Metrics:
 def _describe(begun: Begun) -> str:
     model, packed = begun.state.model, begun.packed
     total = sum(parameter.numel() for parameter in model.parameters())
+    about = begun.about
+    where = f"{about['threads']} threads" if about["device"] == "cpu" else about["device"]
     domains = ", ".join(f"{span.name} {span.end - span.start:,}" for span in packed.spans)
     return (
         f"{model.config.family} of {total:,} parameters, vocabulary "
-        f"{model.config.vocab_size:,}, {begun.about['dtype']} on {begun.about['threads']} "
-        f"threads; tokens to train on: {domains}"
+        f"{model.config.vocab_size:,}, {about['dtype']} on {where}; "
+        f"tokens to train on: {domains}"
     )
 
 
@@ -177,7 +180,7 @@ def _steps(run: _Run, last: int, stop: Stop) -> None:
 
 def _is_stopped(run: _Run, stop: Stop) -> bool:
     """Whether any rank was asked to stop: they do so together."""
-    return bool(run.ranks.sum(torch.tensor(int(stop.signal is not None))))
+    return run.ranks.any(stop.signal is not None)
 
 
 def _is_due(step: int, every: int) -> bool:

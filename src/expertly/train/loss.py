@@ -19,7 +19,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, target_T: Tensor) -> Tensor:
         grad_TV = torch.empty_like(logits_TV)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=logits_TV.device)
         for start in range(0, len(target_T), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             log_probs_TV = logits_TV[chunk].log_softmax(-1)

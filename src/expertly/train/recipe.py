@@ -120,7 +120,7 @@ class RunRecipe:
 
     `batch` sequences are computed at once, `accumulation` such batches make one step.
     `evaluation_bytes`: how much of each held-out text an evaluation on the way reads (the one at
-    the end reads all).
+    the end reads all). `device`: "auto" is a GPU where torch has one.
     """
 
     batch: int
@@ -133,6 +133,7 @@ class RunRecipe:
     checkpoint_every: int = 0
     keep: int = 2
     statistics_every: int = 50
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     final_dtype: Literal["float32", "bfloat16"] = "float32"
     tensorboard: bool = False

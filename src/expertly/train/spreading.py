@@ -29,7 +29,9 @@ def add_moments(state: State, names: list[str]) -> None:
         owner, _, moment = name.rpartition(".")
         parameter = parameters[owner]
         optimiser = next(o for o in state.optimisers if _has(o, parameter))
-        room = torch.zeros(()) if moment == "step" else torch.zeros_like(parameter)
+        # a count of steps is where its parameter is, as the fused AdamW has it
+        is_count = moment == "step"
+        room = torch.zeros((), device=parameter.device) if is_count else torch.zeros_like(parameter)
         optimiser.state[parameter][moment] = room.detach()
 
 

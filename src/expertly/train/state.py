@@ -30,6 +30,10 @@ class State:
     # for how many steps each expert has been dead, by mixture layer
     dead_steps: list[list[int]] = field(default_factory=list)
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_VD.device
+
 
 def make_optimisers(model: Decoder, recipe: OptimiserRecipe) -> tuple[torch.optim.Optimizer, ...]:
     """AdamW, and Muon for the hidden matrices if the recipe gives them a rate. Weights in
@@ -97,28 +101,43 @@ def restore_optimisers(
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             for parameter in group["params"]:
-                if names[id(parameter)] in kept:
-                    optimiser.state[parameter] = kept[names[id(parameter)]]
+                moments = kept.get(names[id(parameter)])
+                if moments is not None:
+                    device = parameter.device
+                    optimiser.state[parameter] = {k: t.to(device) for k, t in moments.items()}
 
 
-def random_states() -> dict[str, Any]:
-    """The generators of torch, numpy and Python as JSON."""
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The generators of torch, of the device if it has its own, numpy and Python as JSON."""
+    own = {} if device.type != "cuda" else {"cuda": _hex(torch.cuda.get_rng_state(device))}
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
-        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+        **own,
+        "torch": _hex(torch.get_rng_state()),
         "numpy": [str(kind), np.asarray(keys).tobytes().hex(), position, has_gauss, cached],
         "python": [version, list(internal), gauss],
     }
 
 
-def restore_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(states["torch"]), dtype=torch.uint8))
+def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """A device whose generator was not saved goes on with the one it has."""
+    torch.set_rng_state(_unhex(states["torch"]))
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(_unhex(states["cuda"]), device)
     kind, keys, position, has_gauss, cached = states["numpy"]
     array = np.frombuffer(bytes.fromhex(keys), dtype=np.uint32)
     np.random.set_state((kind, array, position, has_gauss, cached))
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def _hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _unhex(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
 def seed_all(seed: int) -> None:
@@ -133,7 +152,8 @@ def fingerprint(state: State) -> str:
     tensors = {**state.model.state_dict(), **optimiser_tensors(state)}
     for name in sorted(tensors):
         total.update(name.encode())
-        total.update(tensors[name].detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+        plain = tensors[name].detach().cpu().contiguous().view(-1)
+        total.update(plain.view(torch.uint8).numpy().data)
     counters = (
         state.step,
         state.tokens,
@@ -142,5 +162,5 @@ def fingerprint(state: State) -> str:
         state.balance_weight,
         state.dead_steps,
     )
-    total.update(repr((counters, random_states())).encode())
+    total.update(repr((counters, random_states(state.device))).encode())
     return total.hexdigest()

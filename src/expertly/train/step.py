@@ -60,10 +60,12 @@ def take_step(
     as skipped. With `read`, the report has a reading a mixture layer, of all batches together.
     """
     report = Report(lr=learning_rate(state.step, recipe.steps, recipe.optimiser))
-    batches = [ranks.own(ids_BS) for ids_BS in batches]
+    batches = [ranks.own(ids_BS).to(ranks.device) for ids_BS in batches]
     rows: list[Tensor] = []
     if recipe.balance.rule == "global":
-        ahead = rows_ahead(lambda ids_BS: _forward(state, ids_BS, dtype).routings or (), batches)
+        ahead = rows_ahead(
+            lambda ids_BS: _forward(state, ids_BS, dtype).routings or (), batches, ranks.device
+        )
         rows = [ranks.sum(rows_E) for rows_E in ahead]
     needs_loads = read or recipe.balance.rule in ("bias", "quantile", "relu")
     loads: list[Load] = []
@@ -91,7 +93,8 @@ def take_step(
 
 
 def _forward(state: State, ids_BS: Tensor, dtype: torch.dtype) -> Output:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    is_half = dtype == torch.bfloat16
+    with torch.autocast(ids_BS.device.type, dtype=torch.bfloat16, enabled=is_half):
         output: Output = state.model(ids_BS[:, :-1], routings=True)
     return output
 
