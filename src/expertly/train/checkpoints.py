@@ -67,7 +67,8 @@ def write_checkpoint(
         with whole_folder(target) as partial:
             if shards is None:
                 save(state.model, partial / "model")
-                save_file(optimiser_tensors(state), partial / "optimiser.safetensors")
+                moments = {name: part.cpu() for name, part in optimiser_tensors(state).items()}
+                save_file(moments, partial / "optimiser.safetensors")
             else:
                 shards.rename(partial / SHARDS)
                 config = json.dumps(dict(state.model.config.source))
