@@ -10,6 +10,7 @@ from evidence.reporting import FINDING, index, page, plot, result
 from evidence.running import run
 from expertly import _native
 from expertly.machine import describe
+from expertly.parallel import describe_device, resolve_device
 
 RESULT = "result.json"
 
@@ -17,7 +18,9 @@ RESULT = "result.json"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m evidence", description=__doc__)
     parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"of {', '.join(names())}")
-    parser.add_argument("--full", action="store_true", help="the size for a GPU")
+    parser.add_argument(
+        "--full", action="store_true", help="the size for a GPU, which it takes where torch has one"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="where runs go")
     options = parser.parse_args()
     unknown = sorted(set(options.claims) - set(names()))
@@ -36,13 +39,17 @@ def _make(name: str, runs: Path, is_full: bool) -> None:
     total = sum(seconds(outcome) for arm in outcomes.values() for outcome in arm)
     finding = folder / FINDING
     said = finding.read_text("utf-8") if finding.is_file() else ""
-    (folder / "README.md").write_text(
-        page(claim, outcomes, str(describe(_native.kernel_sets())), total, said), "utf-8"
-    )
+    (folder / "README.md").write_text(page(claim, outcomes, _machine(), total, said), "utf-8")
     plot(claim, outcomes, folder / f"{name}.svg")
     text = json.dumps(result(claim, outcomes), indent=1)
     (folder / RESULT).write_text(text + "\n", "utf-8")
     print(folder / "README.md")
+
+
+def _machine() -> str:
+    """Where recipes run that name no device."""
+    said, device = str(describe(_native.kernel_sets())), resolve_device("auto")
+    return said if device.type == "cpu" else f"{said}, {describe_device(device)}"
 
 
 def _write_index() -> None:

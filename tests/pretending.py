@@ -184,8 +184,11 @@ def _same_objects(func: Any, args: tuple, kwargs: dict, out: Any) -> Any:
 def _refuse_two_devices(func: Any, tensors: list[Tensor]) -> None:
     if func in _COPIES:
         return
-    # as with CUDA a number without dimensions may be anywhere
+    # as with CUDA a number without dimensions may be anywhere, but is not written to or joined
+    is_strict = func._schema.is_mutable or func._schema.name in ("aten::cat", "aten::stack")
     kinds = {isinstance(part, Pretended) for part in tensors if part.dim() > 0}
+    if is_strict:
+        kinds.add(isinstance(tensors[0], Pretended))
     kinds |= {True for part in tensors if isinstance(part, Pretended)}
     if len(kinds) > 1:
         raise RuntimeError(f"{func} of tensors on two devices")

@@ -363,6 +363,42 @@ def test_a_full_disk_at_the_first_save_shows_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_may_go_on_on_another_device_and_says_so(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    told = Console(file=out, width=500)
+    train(make_recipe(), tmp_path / "run", stop_after=2, console=told)
+    train(make_recipe(), tmp_path / "run", resume=True, stop_after=3, console=told)
+    assert "instead of" not in out.getvalue()
+    # as if it were: a recipe that names another device is the same run
+    monkeypatch.setattr(begin, "describe_device", lambda _: "NVIDIA H100")
+    recipe = make_recipe(('device = "cpu"', 'device = "auto"'))
+    train(recipe, tmp_path / "run", resume=True, stop_after=4, console=told)
+    assert "NVIDIA H100 instead of cpu: sums may round differently" in out.getvalue()
+    assert "float32 on NVIDIA H100; tokens to train on" in out.getvalue()
+    trainer = checkpoints.read_trainer(tmp_path / "run" / "checkpoints" / "step-00000004")
+    assert trainer["device"] == "NVIDIA H100"
+
+
+def test_a_checkpoint_from_before_devices_was_made_on_a_processor() -> None:
+    said: list[str] = []
+    now = {"device": "cpu", "threads": 1}
+    begin._note_other_rounding({"threads": 1}, now, said.append)
+    assert said == []
+    begin._note_other_rounding({"threads": 2}, now, said.append)
+    assert said == ["1 threads instead of 2: sums may round differently from here on"]
+
+
+def test_a_recipe_that_asks_for_a_gpu_where_there_is_none_is_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="device is 'cuda', and torch finds no GPU here"):
+        train(make_recipe(('"cpu"', '"cuda"')), tmp_path / "run", console=quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_auto_is_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for capabilities, expected in [
         ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),

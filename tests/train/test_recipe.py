@@ -69,6 +69,7 @@ def test_an_unknown_table_is_named_with_the_nearest_known_one(make_recipe: MakeR
         ("seed = 5", "seed = -1", "[run] seed is -1"),
         ('"float32"', '"float16"', "[run] dtype is 'float16'"),
         ('"float32"', "[1]", "[run] dtype is [1]"),
+        ('device = "cpu"', 'device = "gpu"', "[run] device is 'gpu'"),
         ("peak_lr = 0.01", "peak_lr = nan", "[optimiser] peak_lr is nan"),
         ("peak_lr = 0.01", "peak_lr = 0", "[optimiser] peak_lr is 0"),
         ("peak_lr = 0.01", "peak_lr = 1\nmatrix_lr = 0", "[optimiser] matrix_lr is 0"),

@@ -1,5 +1,6 @@
 """`expertly train`: a model from a recipe and texts."""
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,9 @@ def command(
 ) -> None:
     """Train a model as a recipe says: tokenizer, data, checkpoints, final model."""
     chosen = _adapt(read_recipe(recipe), steps, text or [])
+    # when a rank is gone NCCL is to fail, as gloo does, for one line to be said; left alone it ends
+    # the process and says hundreds. Read when the ranks join
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
     folder = out if out is not None else Path("runs") / chosen.name
     summary = train(chosen, folder, resume=resume)
     _conclude(summary, chosen.steps)
