@@ -46,7 +46,8 @@ def expert_rows(
 
 
 def largest(scores_TE: Tensor, num: int) -> Tensor:
-    """ids_TK, the `num` largest of each row, largest first; of equal ones the first."""
+    """ids_TK, the `num` largest of each row, largest first; of equal ones the first, except on
+    other devices and of other types, where torch chooses."""
     if scores_TE.dtype != torch.float32 or scores_TE.device.type != "cpu":
         return scores_TE.topk(num, dim=-1).indices
     ids_TK: Tensor = _largest(scores_TE.detach().contiguous(), num)
