@@ -88,6 +88,18 @@ def test_a_gathers_gradient_is_the_sum_over_a_tokens_slots(shape, dtype) -> None
         torch.testing.assert_close(found_TD.double(), exact_TD, rtol=1e-2, atol=2e-2)
 
 
+@each_type
+def test_a_gradient_that_is_one_number_spread_out_is_taken(dtype) -> None:
+    x_RD = torch.randn(10, 16).to(dtype).requires_grad_()
+    w_EFD = torch.randn(3, 8, 16).to(dtype).requires_grad_()
+    counts_E = torch.tensor([4, 0, 6])
+    kernels.torch_grouped_mm(x_RD, w_EFD, counts_E).sum().backward()
+    expert_R = torch.tensor([0] * 4 + [2] * 6)
+    exact_RD = w_EFD.detach().double().sum(1)[expert_R]
+    torch.testing.assert_close(x_RD.grad.double(), exact_RD, rtol=1e-2, atol=5e-2)
+    assert (w_EFD.grad[1] == 0).all() and (w_EFD.grad[2] != 0).any()
+
+
 def test_under_autocast_grouped_products_are_of_its_type(monkeypatch) -> None:
     taken = taken_by_torch(monkeypatch)
     case = Case(ALIGNED["aligned"], torch.float32)

@@ -2,7 +2,8 @@
 
 What a GPU computes, and whatever else `native` does not take. All sizes are known from shapes, so
 that a process never waits for its GPU, except in the loop of `reference.grouped_mm` where torch's
-product does not fit. Not yet run on a GPU.
+product does not fit, and in torch's own on GPUs of another compute capability than 9 and 10. Not
+yet run on a GPU.
 """
 
 from typing import Any
@@ -35,7 +36,9 @@ def grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
 def torch_grouped_mm(x_RD: Tensor, w_EFD: Tensor, counts_E: Tensor) -> Tensor:
     """`reference.grouped_mm` by torch's own kernel, for what it takes."""
     offsets_E = counts_E.cumsum(0).to(torch.int32)
-    return F.grouped_mm(x_RD.contiguous(), w_EFD.mT, offs=offsets_E)
+    found_RF = F.grouped_mm(x_RD.contiguous(), w_EFD.mT, offs=offsets_E)
+    y_RF: Tensor = _WholeGradient.apply(found_RF)  # type: ignore[no-untyped-call]
+    return y_RF
 
 
 def _fits(x_RD: Tensor, w_EFD: Tensor) -> bool:
@@ -97,6 +100,18 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (order_R,) = ctx.saved_tensors
         return put_back(grads[0], order_R, *ctx.shape_TK).sum(1), None, None
+
+
+class _WholeGradient(torch.autograd.Function):
+    """Nothing, but for gradients that are one number spread out: torch's product refuses those."""
+
+    @staticmethod
+    def forward(ctx: Any, y_RF: Tensor) -> Tensor:
+        return y_RF.view_as(y_RF)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous()
 
 
 def _as_autocast(*parts: Tensor) -> tuple[Tensor, ...]:
