@@ -44,7 +44,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         apart = packed_apart(folder, threads=1)
-        self.disk = FaultyDisk(DirectDisk(apart.stamps))
+        self.disk = FaultyDisk(DirectDisk(apart.experts.stamps))
         self.model = stream(apart, _SLOTS, threads=1, disk=self.disk)
         assert isinstance(self.model.store, Streamed)
         self.store = self.model.store

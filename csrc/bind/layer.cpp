@@ -104,9 +104,9 @@ HeldLayer* make_layer(const Norm& attention_norm, const HeldAttention& attention
                 static_cast<int64_t>(feed_forward_norm.weight.size()) == columns &&
                 fits(experts) && (!shared || fits(*shared)),
             "a layer's parts differ in width");
-    require(router ? router->weights.matrix.layout.rows ==
-                         static_cast<int64_t>(experts.experts.size())
-                   : experts.experts.size() == 1,
+    // a router's experts may be there in several copies, one bank of them after the other
+    const auto num_experts = static_cast<int64_t>(experts.experts.size());
+    require(router ? num_experts % router->weights.matrix.layout.rows == 0 : num_experts == 1,
             "router and experts differ in number");
     return new HeldLayer(attention_norm, attention, feed_forward_norm, experts, router, shared,
                          sized(shared_gate, columns));

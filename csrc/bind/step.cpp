@@ -134,17 +134,18 @@ bool is_choice(const int32_t* ids, int64_t count, int64_t end) {
     return true;
 }
 
-// another choice in place of the router's: an id of -1 leaves its slot out
+// another choice in place of the router's, of any copy of its experts: an id of -1 leaves its slot
+// out
 void set_choice(Step& step, const HeldLayer& held, const Table& ids, const Rows& weights) {
     require(held.layer.router != nullptr, "a dense layer chooses nothing");
     const int64_t T = step.count(), K = held.layer.router->num_chosen;
-    const int64_t E = held.layer.router->w.layout.rows;
+    const auto num_experts = static_cast<int64_t>(held.layer.experts.experts.size());
     const auto is_table = [=](const auto& table) {
         return static_cast<int64_t>(table.shape(0)) == T && static_cast<int64_t>(table.shape(1)) == K;
     };
     require(is_table(ids) && is_table(weights), "a choice and a weight for each slot of a token");
     for (int64_t t = 0; t < T; ++t)
-        require(is_choice(ids.data() + t * K, K, E),
+        require(is_choice(ids.data() + t * K, K, num_experts),
                 "a choice is of experts that there are, each once");
     require(!step.has_begun(held.layer), "a choice that is being computed");
     step.set_choice(ids.data(), weights.data());

@@ -37,7 +37,7 @@ def test_an_expert_is_three_ranges_and_little_more_is_read_than_it_has(path) -> 
     apart = gguf_apart(path, threads=1)
     model = stream(apart, 8, threads=1)
     list(model.store.get(1, [5]))
-    file = {matrix.place.parameter: matrix.format for matrix in apart.pieces[1, 5]}
+    file = {matrix.place.parameter: matrix.format for matrix in apart.experts.pieces[1, 5]}
     assert len(file) == 3
     block_bytes = {"bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}[path.stem]
     weights = 3 * 64 * 192 * block_bytes

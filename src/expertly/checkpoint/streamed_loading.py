@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from expertly import _native
-from expertly.checkpoint.apart import Apart, gguf_apart, packed_apart
+from expertly.checkpoint.apart import Apart, apart, experts_at
 from expertly.checkpoint.budget import (
     CACHE_TOKENS,
     budget_of,
@@ -11,6 +11,8 @@ from expertly.checkpoint.budget import (
     in_words,
     with_chunks,
 )
+from expertly.checkpoint.copies import check_lower, with_lower
+from expertly.checkpoint.stored_experts import StoredExperts
 from expertly.config import Mixture, ModelConfig
 from expertly.model import PROMPT_CHUNK, NativeDecoder
 from expertly.store import DirectDisk, Disk, ExpectedUse, Streamed
@@ -24,6 +26,7 @@ def load_streamed(
     *,
     context: int = CACHE_TOKENS,
     read_ahead: bool = True,
+    lower: Path | None = None,
 ) -> NativeDecoder:
     """The model of a packed folder or GGUF file within `memory` ("8GB", "auto" or bytes), which is
     the whole process's; its experts stay on the disk but for those that fit beside a cache of
@@ -32,48 +35,59 @@ def load_streamed(
     Raises as `load_packed` and `load_gguf`, and InputError for a budget in which not even the
     experts of one token in one layer fit.
     """
-    is_gguf = str(path).endswith(".gguf")
-    apart = gguf_apart(path, threads) if is_gguf else packed_apart(path, threads)
-    budget = budget_of(memory, apart.config, context)
-    total, chunk = len(apart.pieces), PROMPT_CHUNK
-    if budget.for_experts // apart.slot_bytes < total:
-        budget, chunk = with_chunks(budget, apart.config, context)
-    num_slots = min(total, max(0, budget.for_experts) // apart.slot_bytes)
-    chosen = num_chosen(apart.config)
-    check_slots(budget, apart.slot_bytes, num_slots, max(chosen))
-    decoder = stream(apart, num_slots, threads, kernels, read_ahead=read_ahead)
+    model = apart(path, threads)
+    smaller = None if lower is None else _lower(model, lower)
+    budget = budget_of(memory, model.config, context)
+    total, slot_bytes, chunk = len(model.experts.pieces), model.experts.slot_bytes, PROMPT_CHUNK
+    if budget.for_experts // slot_bytes < total:
+        budget, chunk = with_chunks(budget, model.config, context)
+    num_slots = min(total, max(0, budget.for_experts) // slot_bytes)
+    chosen, is_whole = num_chosen(model.config), num_slots == total
+    check_slots(budget, slot_bytes, num_slots, max(chosen))
+    smaller = None if is_whole else smaller
+    decoder = stream(model, num_slots, threads, kernels, read_ahead=read_ahead, lower=smaller)
     decoder.prompt_chunk = chunk
-    decoder.budget = in_words(budget, apart.slot_bytes, num_slots, total, sum(chosen))
-    if num_slots == total:
+    decoder.budget = in_words(budget, slot_bytes, num_slots, total, sum(chosen))
+    if is_whole:
         _fill(decoder)
     return decoder
 
 
+def _lower(model: Apart, path: Path) -> StoredExperts:
+    found = experts_at(path)
+    check_lower(model.experts, found, path)
+    return found
+
+
 def stream(
-    apart: Apart,
+    model: Apart,
     num_slots: int,
     threads: int,
     kernels: str = "",
     disk: Disk | None = None,
     *,
     read_ahead: bool = True,
+    lower: StoredExperts | None = None,
 ) -> NativeDecoder:
     """A decoder that has room for so many experts, read from `disk` (the model's files unless
-    given)."""
-    arena = _native.Buffer(num_slots * apart.slot_bytes)
-    for key, pieces in apart.pieces.items():
+    given). `lower`: copies of them at fewer bits, which have passed `check_lower`."""
+    counts, experts, weights = num_experts(model.config), model.experts, model.weights
+    if lower is not None:
+        experts, weights.num_copies = with_lower(experts, lower, counts), 2
+    arena = _native.Buffer(num_slots * experts.slot_bytes)
+    for key, pieces in experts.pieces.items():
         # no expert is computed before it was placed
-        for piece, matrix in zip(pieces, apart.matrices(key, arena, 0), strict=True):
-            apart.weights.matrices[piece.place.parameter, piece.place.expert] = matrix
-    decoder = NativeDecoder(apart.config, apart.weights, threads, kernels)
-    decoder.tokenizer = apart.tokenizer
+        for piece, matrix in zip(pieces, experts.matrices(key, arena, 0), strict=True):
+            weights.matrices[piece.place.parameter, key[1]] = matrix
+    decoder = NativeDecoder(model.config, weights, threads, kernels)
+    decoder.tokenizer = model.tokenizer
 
     def put(layer: int, expert: int, slot: int) -> None:
-        gate, up, down = apart.matrices((layer, expert), arena, slot)
+        gate, up, down = experts.matrices((layer, expert), arena, slot)
         decoder.place_expert(layer, expert, gate, up, down)
 
-    source = apart.source(disk or DirectDisk(apart.stamps), arena)
-    policy = ExpectedUse(num_experts(apart.config))
+    source = experts.source(disk or DirectDisk(experts.stamps), arena, experts.slot_bytes)
+    policy = ExpectedUse([weights.num_copies * count for count in counts])
     decoder.store = Streamed(source, num_slots, policy, put, is_looking_ahead=read_ahead)
     return decoder
 

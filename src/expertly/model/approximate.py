@@ -1,5 +1,6 @@
 """Answers at a lower price that are not quite the model's own: experts of little weight are left
-out, or others are taken that are in memory already. Nothing of this happens unless it is asked for.
+out or read at fewer bits, or others are taken that are in memory already. Nothing of this happens
+unless it is asked for.
 
 Weights of the experts that a token keeps are those that its router would give them: divided by
 their p-norm where it divides, else as they are.
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from expertly.config import Mixture, ModelConfig
 from expertly.errors import InputError
-from expertly.model.native import NativeDecoder, Numbers
+from expertly.model.native import NativeDecoder, Numbers, without_copies
 from expertly.model.weights import Floats
 from expertly.store import ExpertStore
 
@@ -30,6 +31,8 @@ FORMS = {
     "cold:F": "those in memory, and others of over F / K of the weight",
     "cached:L": "K experts, those in memory preferred by L times the range of the logits; the "
     "first choice stays (arXiv 2412.00099)",
+    "lower:F": "all, but those that are not in memory and under F / K of the weight of every token "
+    "are read from a copy at fewer bits (--lower)",
 }
 
 
@@ -66,7 +69,8 @@ class Seen:
 
 
 class Rule(Protocol):
-    """The experts of each token: of those chosen, or others; -1 leaves a slot out."""
+    """The experts of each token: of those chosen, or others; -1 leaves a slot out, and E more than
+    an expert's id is its lower copy."""
 
     def __call__(self, seen: Seen) -> Numbers: ...
 
@@ -105,6 +109,18 @@ def naee(least_by_layer: dict[int, float]) -> Rule:
     return keeping(lambda seen: seen.beside_TK >= least_by_layer[seen.layer])
 
 
+def lower(least: float) -> Rule:
+    """An expert is read once, so it is lowered for all tokens of a pass or for none."""
+
+    def rule(seen: Seen) -> Numbers:
+        E, K = seen.logits_TE.shape[1], seen.ids_TK.shape[1]
+        is_lowered_E = ~seen.held(range(E))
+        is_lowered_E[seen.ids_TK[seen.share_TK >= least / K]] = False
+        return np.where(is_lowered_E[seen.ids_TK], seen.ids_TK + E, seen.ids_TK).astype(np.int32)
+
+    return rule
+
+
 class Cached:
     """The range of a layer's logits is a running mean over the tokens that it saw."""
 
@@ -132,13 +148,13 @@ class Cached:
 
 class Approximation:
     """A decoder's `rechoose`. `kept` and `exchanged` of `choices` slots were computed as the router
-    said, and with another expert."""
+    said, and with another expert; `lowered` of them with an expert's lower copy."""
 
     def __init__(self, name: str, rule: Rule, model: NativeDecoder) -> None:
         self.name = name
         self._rule = rule
         self._model = model
-        self.choices = self.kept = self.exchanged = 0
+        self.choices = self.kept = self.exchanged = self.lowered = 0
 
     def __call__(
         self,
@@ -152,14 +168,18 @@ class Approximation:
         share_TK = weight_TK / weight_TK.sum(-1, keepdims=True)
         seen = Seen(layer, ids_TK, share_TK, logits_TE, self._model.store)
         found_TK = self._rule(seen)
-        self._count(ids_TK, found_TK)
-        return found_TK, _weigh(self._model.config, seen, weight_TK, found_TK)
+        expert_TK = without_copies(found_TK, logits_TE.shape[1])
+        self.lowered += int((found_TK != expert_TK).sum())
+        self._count(ids_TK, expert_TK)
+        return found_TK, _weigh(self._model.config, seen, weight_TK, expert_TK)
 
     def __str__(self) -> str:
-        left_out = 1.0 - (self.kept + self.exchanged) / max(1, self.choices)
+        choices = max(1, self.choices)
+        left_out = 1.0 - (self.kept + self.exchanged) / choices
+        lowered = f", {self.lowered / choices:.1%} computed from lower copies" * bool(self.lowered)
         return (
             f"approximate ({self.name}): of {self.choices:,} choices {left_out:.1%} were left out "
-            f"and {self.exchanged / max(1, self.choices):.1%} exchanged; answers are not the "
+            f"and {self.exchanged / choices:.1%} exchanged{lowered}; answers are not the "
             "model's own"
         )
 
@@ -183,7 +203,8 @@ def _weigh(config: ModelConfig, seen: Seen, weight_TK: Floats, found_TK: Numbers
     raw_TK = np.where(found_TK == seen.ids_TK, weight_TK, other_TK)
     norm_p = mixture.router.norm_p
     if norm_p is not None:
-        raw_TK = raw_TK * _norm(weight_TK, norm_p) / _norm(raw_TK, norm_p)
+        # the quotient of equals is 1: what is as the router said keeps every bit
+        raw_TK = raw_TK * (_norm(weight_TK, norm_p) / _norm(raw_TK, norm_p))
     return raw_TK.astype(np.float32)
 
 
@@ -236,6 +257,9 @@ def _rule(model: NativeDecoder, name: str, values: list[float], ids: Sequence[in
         return top_p(values[0])
     if name == "cold":
         return cold(values[0])
+    if name == "lower":
+        _check_copies(model, values[0])
+        return lower(values[0])
     if name == "naee":
         return naee(least_beside(model, values[0], ids))
     rules = [model.config.layers[index].feed_forward for index in model.config.mixture_layers]
@@ -245,6 +269,14 @@ def _rule(model: NativeDecoder, name: str, values: list[float], ids: Sequence[in
             hint="use cold:F",
         )
     return Cached(values[0])
+
+
+def _check_copies(model: NativeDecoder, least: float) -> None:
+    if model.store is not None and model.num_copies == 1:
+        raise InputError(
+            f"--approximate lower:{least:g} for a model without a lower copy of its experts",
+            hint="name one: --lower FOLDER, the same model at fewer bits",
+        )
 
 
 def least_beside(model: NativeDecoder, share: float, ids: Sequence[int]) -> dict[int, float]:

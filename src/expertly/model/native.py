@@ -30,7 +30,7 @@ Numbers = NDArray[np.int32]
 # the arrays are views that change with the next layer
 Watch = Callable[[int, NDArray[np.int64], Numbers, Floats], None]
 # layer, sequence_T, position_T and a router's ids_TK, weight_TK, logits_TE, which are views, to the
-# ids_TK and weight_TK that are computed with; -1 leaves a slot out
+# ids_TK and weight_TK that are computed with; -1 leaves a slot out, and E more is the second copy
 Rechoose = Callable[
     [int, NDArray[np.int64], NDArray[np.int64], Numbers, Floats, Floats], tuple[Numbers, Floats]
 ]
@@ -66,6 +66,8 @@ class NativeDecoder:
         self._step = _native.Step(self.runtime, config.hidden_size)
         self._layers = [_layer(config, index, weights) for index in range(len(config.layers))]
         self._mixtures = config.mixture_layers
+        # of each routed expert; the second one's ids come after all of the first's
+        self.num_copies = weights.num_copies
         attentions = [layer.attention for layer in config.layers]
         self._angles, self._long_context = tables_of(attentions), long_context(attentions)
         self._tables = list({id(table): table for table in self._angles}.values())
@@ -173,14 +175,21 @@ class NativeDecoder:
                 choice = self.rechoose(index, sequence_T, position_T, *step.choice(layer))
                 step.set_choice(layer, *choice)
             if is_token_BS is not None and isinstance(rule, Mixture):
-                found.append(_routing(step.choice(layer), rule, is_token_BS))
+                found.append(_routing(self._choice(layer, rule), rule, is_token_BS))
             if self.watch is not None and isinstance(rule, Mixture):
-                self.watch(index, position_T, *step.choice(layer)[:2])
+                self.watch(index, position_T, *self._choice(layer, rule)[:2])
             if self.store is not None and isinstance(rule, Mixture):
                 self._run_stored(self.store, index, layer)
             else:
                 step.feed_forward(layer)
         return None if is_token_BS is None else tuple(found)
+
+    def _choice(self, layer: _native.Layer, rule: Mixture) -> tuple[Numbers, Floats, Floats]:
+        """Of experts, whichever copy of them it is."""
+        ids_TK, weight_TK, logits_TE = self._step.choice(layer)
+        if self.num_copies > 1:
+            ids_TK = without_copies(ids_TK, rule.num_experts)
+        return ids_TK, weight_TK, logits_TE
 
     def _run_stored(self, store: ExpertStore, index: int, layer: _native.Layer) -> None:
         """The chosen experts as the store has them; sums run in slot order whoever comes first."""
@@ -213,6 +222,11 @@ class NativeDecoder:
         logits_BSV = torch.zeros(B, S, found_TV.shape[1])
         logits_BSV[torch.from_numpy(wanted_BS)] = found_TV
         return logits_BSV[:, -1] if which == "last" else logits_BSV
+
+
+def without_copies(ids_TK: Numbers, num_experts: int) -> Numbers:
+    """The experts that these are copies of; -1 stays."""
+    return np.where(ids_TK < 0, ids_TK, ids_TK % num_experts).astype(np.int32)
 
 
 def check_native(config: ModelConfig) -> None:
@@ -334,11 +348,11 @@ def _experts(rule: Dense | Mixture, here: str, weights: NativeWeights) -> _nativ
             weights.matrix(f"{here}.experts.w_gate_EFD", e),
             weights.matrix(f"{here}.experts.w_up_EFD", e),
             weights.matrix(f"{here}.experts.w_down_EDF", e),
-            weights.row_of(f"{here}.experts.b_gate_EF", e),
-            weights.row_of(f"{here}.experts.b_up_EF", e),
-            weights.row_of(f"{here}.experts.b_down_ED", e),
+            weights.row_of(f"{here}.experts.b_gate_EF", e % rule.num_experts),
+            weights.row_of(f"{here}.experts.b_up_EF", e % rule.num_experts),
+            weights.row_of(f"{here}.experts.b_down_ED", e % rule.num_experts),
         )
-        for e in range(rule.num_experts)
+        for e in range(weights.num_copies * rule.num_experts)
     ]
     return _bank(experts, rule.glu)
 

@@ -28,10 +28,13 @@ class Place:
 
 @dataclass
 class NativeWeights:
-    """`vectors` by parameter name; stacks of vectors are [experts][size]."""
+    """`vectors` by parameter name; stacks of vectors are [experts][size]. Of routed experts there
+    may be `num_copies`, which differ in their matrices' formats: the second copy's matrices are
+    numbered after all of the first's."""
 
     matrices: dict[tuple[str, int | None], _native.Matrix] = field(default_factory=dict)
     vectors: dict[str, Floats] = field(default_factory=dict)
+    num_copies: int = 1
 
     def matrix(self, parameter: str, expert: int | None = None) -> _native.Matrix:
         return self.matrices[parameter, expert]

@@ -3,6 +3,7 @@ reads past the page cache, and an arena of slots. Knows `(layer, expert)` keys, 
 
 from expertly.store.disk import DirectDisk, Disk, Stamp
 from expertly.store.expected import ExpectedUse
+from expertly.store.joined import Joined
 from expertly.store.replay import Count, Visit, belady, replay
 from expertly.store.source import BlobSource, Extent, Slice, SliceSource, Source
 from expertly.store.streamed import ExpertStore, Streamed
@@ -15,6 +16,7 @@ __all__ = [
     "ExpectedUse",
     "ExpertStore",
     "Extent",
+    "Joined",
     "Slice",
     "SliceSource",
     "Source",
