@@ -53,6 +53,7 @@ def load(
     memory: str | int | None = None,
     context: int = CACHE_TOKENS,
     read_ahead: bool = True,
+    lower: str | Path | None = None,
     threads: int | None = None,
     kernels: str = "",
 ) -> NativeDecoder: ...
@@ -64,6 +65,7 @@ def load(
     memory: str | int | None = None,
     context: int = CACHE_TOKENS,
     read_ahead: bool = True,
+    lower: str | Path | None = None,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder: ...
@@ -74,6 +76,7 @@ def load(
     memory: str | int | None = None,
     context: int = CACHE_TOKENS,
     read_ahead: bool = True,
+    lower: str | Path | None = None,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder:
@@ -88,31 +91,43 @@ def load(
 
     With `memory` ("8GB", bytes, or "auto": most of what is free) the whole process keeps to it,
     `context` tokens' cache included: experts that do not fit are read as they are chosen, and with
-    `read_ahead` some before that, in what time the disk has.
+    `read_ahead` some before that, in what time the disk has. `lower` is the same model at fewer
+    bits, packed or GGUF, whose experts are read where `approximate` with lower:F asks for them.
 
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
     _check_known(dtype, kernels)
     threads = threads or usable_cores()
+    if memory is not None:
+        _check_kept(model, dtype)
+        return load_streamed(
+            _apart_path(model),
+            memory,
+            threads,
+            kernels,
+            context=context,
+            read_ahead=read_ahead,
+            lower=None if lower is None else _apart_path(lower),
+        )
+    if lower is not None:
+        raise InputError(
+            f"a lower copy of {model}'s experts, which are all in memory",
+            hint="give a memory budget, or leave out the copy",
+        )
+    return _load_whole(model, dtype, threads, kernels)
+
+
+def _load_whole(
+    model: str | Path, dtype: str | None, threads: int, kernels: str
+) -> Decoder | NativeDecoder:
     if str(model).endswith(".gguf"):
-        if memory is not None:
-            _check_kept(model, dtype)
-            return load_streamed(
-                Path(model), memory, threads, kernels, context=context, read_ahead=read_ahead
-            )
         _check_dtype(model, dtype or "native", _NATIVE)
         file, config = open_gguf(Path(model))
         weights = load_gguf(file, config, dtype or "native", threads)
         tokenizer = tokenizer_of(file.metadata)
         return _native_decoder(config, weights, tokenizer, threads, kernels)
     folder = locate(model)
-    if memory is not None:
-        _check_packed(model, folder)
-        _check_kept(model, dtype)
-        return load_streamed(
-            folder, memory, threads, kernels, context=context, read_ahead=read_ahead
-        )
     if is_packed(folder):
         _check_dtype(model, dtype or "native", ("native",))
         return _native_decoder(*load_packed(folder, threads), threads, kernels)
@@ -147,12 +162,15 @@ def _check_kept(model: str | Path, dtype: str | None) -> None:
         )
 
 
-def _check_packed(model: str | Path, folder: Path) -> None:
-    if not is_packed(folder):
+def _apart_path(model: str | Path) -> Path:
+    """Where experts can be read one by one."""
+    path = Path(model) if str(model).endswith(".gguf") else locate(model)
+    if not (path.suffix == ".gguf" or is_packed(path)):
         raise InputError(
             f"a memory budget for {model}, whose experts cannot be read one by one",
             hint="pack it first: expertly pack MODEL FOLDER",
         )
+    return path
 
 
 def _check_dtype(model: str | Path, dtype: str, known: tuple[str, ...]) -> None:

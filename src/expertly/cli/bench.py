@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from expertly.cli.bench_request import Request, numbers
-from expertly.cli.store_options import Approximate, Context, Memory, ReadAhead
+from expertly.cli.store_options import Approximate, Context, Lower, Memory, ReadAhead
 
 ModelPath = Annotated[
     str | None,
@@ -107,6 +107,7 @@ def command(
     context: Context = 4096,
     read_ahead: ReadAhead = True,
     approximate: Approximate = None,
+    lower: Lower = None,
     synthetic: Synthetic = None,
     bits: Bits = 4,
     out: Out = None,
@@ -129,6 +130,7 @@ def command(
         context=context,
         read_ahead=read_ahead,
         approximate=approximate,
+        lower=lower,
         synthetic=synthetic,
         bits=bits,
         out=out,

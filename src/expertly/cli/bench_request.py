@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from expertly.cli.store_options import check_lower
 from expertly.errors import InputError
 
 
@@ -22,6 +23,7 @@ class Request:
     context: int
     read_ahead: bool
     approximate: str | None
+    lower: str | None
     synthetic: str | None
     bits: int
     out: Path | None
@@ -43,6 +45,7 @@ class Request:
             raise InputError(
                 "--synthetic without --out", hint="add --out FOLDER, on a disk with room for it"
             )
+        check_lower(self.lower, self.memory, self.approximate)
         if self.peer is None and self.peer_python is not None:
             raise InputError("--peer-python without --peer", hint="add --peer llama.cpp")
         if self.approximate is not None and self.routing not in (None, "own"):

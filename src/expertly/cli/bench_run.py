@@ -61,6 +61,7 @@ def _open(path: str, threads: int, request: Request) -> NativeDecoder:
         memory=request.memory,
         context=request.context,
         read_ahead=request.read_ahead,
+        lower=request.lower,
         threads=threads,
         kernels=request.kernels,
     )

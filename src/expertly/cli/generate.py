@@ -14,6 +14,7 @@ from expertly.cli.chat import Conversation, converse
 from expertly.cli.output import note
 from expertly.cli.prompting import find_prompt, split
 from expertly.cli.show import Show
+from expertly.cli.store_options import check_lower
 from expertly.cli.streaming import reported, traced
 from expertly.engine import Engine, Sampling
 from expertly.errors import InputError
@@ -37,6 +38,7 @@ class Request:
     context: int
     read_ahead: bool
     approximate: str | None
+    lower: str | None
     trace: Path | None
 
 
@@ -45,6 +47,7 @@ def run(request: Request) -> None:
     name, prompt = split(request.words)
     if request.system is not None and request.wants_chat is False:
         raise InputError("--system with --raw", hint="a system message needs a chat; drop one")
+    check_lower(request.lower, request.memory, request.approximate)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     model = _load(name, request)
@@ -76,6 +79,7 @@ def _load(name: str, request: Request) -> Model:
         memory=request.memory,
         context=request.context,
         read_ahead=request.read_ahead,
+        lower=request.lower,
         threads=request.threads,
     )
     assert isinstance(model, NativeDecoder)

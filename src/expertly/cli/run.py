@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from expertly.cli.store_options import Approximate, Context, Memory, ReadAhead
+from expertly.cli.store_options import Approximate, Context, Lower, Memory, ReadAhead
 
 Model = Annotated[
     str | None,
@@ -91,6 +91,7 @@ def command(
     context: Context = 4096,
     read_ahead: ReadAhead = True,
     approximate: Approximate = None,
+    lower: Lower = None,
     trace: Trace = None,
 ) -> None:
     """Write text with a model or chat with it, its experts shown if asked."""
@@ -122,6 +123,7 @@ def command(
             context=context,
             read_ahead=read_ahead,
             approximate=approximate,
+            lower=lower,
             trace=trace,
         )
     )

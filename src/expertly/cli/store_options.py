@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from expertly.errors import InputError
+
 Memory = Annotated[
     str | None,
     typer.Option(
@@ -28,7 +30,34 @@ Approximate = Annotated[
     typer.Option(
         metavar="RULE",
         help="Quicker answers that are not quite the model's own: top:K, ser:K,T, naee:Q, top-p:P, "
-        "cold:F or cached:L (docs/budgeted.md).",
+        "cold:F, cached:L or lower:F (docs/budgeted.md).",
         show_default="the model's own",
     ),
 ]
+Lower = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SMALLER",
+        help="With --memory and --approximate lower:F: the same model at fewer bits, a packed "
+        "folder or GGUF file, from which experts of little weight are read.",
+        show_default="none",
+    ),
+]
+
+
+def check_lower(lower: str | None, memory: str | None, approximate: str | None) -> None:
+    """Raises InputError unless a lower copy, its rule and a memory budget come together."""
+    is_asked = (approximate or "").partition(":")[0] == "lower"
+    if is_asked and lower is None:
+        raise InputError(
+            f"--approximate {approximate} without --lower",
+            hint="name the same model at fewer bits: --lower SMALLER",
+        )
+    if lower is not None and not is_asked:
+        raise InputError(
+            "--lower without --approximate lower:F", hint="add --approximate lower:1, or another F"
+        )
+    if lower is not None and memory is None:
+        raise InputError(
+            "--lower without --memory, so that nothing is read", hint="add --memory 8GB, or auto"
+        )
