@@ -1,13 +1,16 @@
 """`expertly run` larger than memory and with answers that are not quite the model's own."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from expertly.checkpoint.budget import reserve_bytes
 from expertly.checkpoint.locating import bundled
 from expertly.checkpoint.packed_saving import open_folder, save_packed
 from expertly.checkpoint.recipe import recipe_of_bits
 from expertly.cli import main
+from expertly.families import read_config
 
 GREEDY = ["--temperature", "0", "--max-tokens", "12", "--raw"]
 
@@ -18,6 +21,22 @@ def folder(tmp_path_factory) -> Path:
     with open_folder(bundled()) as source:
         save_packed(source, path, recipe_of_bits(8))
     return path
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("lower") / "model"
+    with open_folder(bundled()) as source:
+        save_packed(source, path, recipe_of_bits(4))
+    return path
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a budget of 4 GB, no more than 2 MB are left for experts, which take 5 MB."""
+    config = read_config(json.loads((bundled() / "config.json").read_text()))
+    used = 4 * 10**9 - reserve_bytes(config) - 2 * 10**6
+    monkeypatch.setattr("expertly.checkpoint.budget.resident_bytes", lambda: used)
 
 
 def run(folder: Path, *options: str) -> int:
@@ -53,6 +72,56 @@ def test_reading_ahead_can_be_left_out_within_a_memory_budget(
 ) -> None:
     assert run(folder, "--memory", "4GB", "--no-read-ahead", "--approximate", "cold:1") == 0
     assert "all fit" in capsys.readouterr().err
+
+
+LOWER = ["--memory", "4GB", "--approximate", "lower:1000"]
+
+
+def test_the_report_says_how_much_was_computed_from_lower_copies(
+    folder: Path, smaller: Path, room: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, *LOWER, "--lower", str(smaller)) == 0
+    said = capsys.readouterr().err
+    assert "approximate (lower:1000)" in said and "computed from lower copies" in said
+    assert "0.0% were left out and 0.0% exchanged" in said
+
+
+def test_where_all_experts_fit_the_text_is_the_models_own_and_nothing_is_lowered(
+    folder: Path, smaller: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder) == 0
+    own = capsys.readouterr()
+    assert run(folder, *LOWER, "--lower", str(smaller)) == 0
+    found = capsys.readouterr()
+    assert found.out == own.out and "all fit" in found.err and "lower copies" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("left_out", "expected"),
+    [
+        ("--memory", "--lower without --memory"),
+        ("--approximate", "--lower without --approximate lower:F"),
+        ("--lower", "--approximate lower:1000 without --lower"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "bench"])
+def test_a_lower_copy_its_rule_and_a_budget_come_together(
+    folder: Path, smaller: Path, verb, left_out, expected, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**dict(zip(LOWER[::2], LOWER[1::2], strict=True)), "--lower": str(smaller)}
+    del options[left_out]
+    assert main([verb, str(folder), *(word for pair in options.items() for word in pair)]) == 2
+    said = capsys.readouterr().err
+    assert expected in said and "hint:" in said and "Traceback" not in said
+
+
+def test_a_lower_copy_of_another_model_is_one_line_and_a_hint(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, *LOWER, "--lower", str(tmp_path)) in (1, 2)
+    assert run(folder, *LOWER, "--lower", str(folder / "config.json")) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.count("hint:") == 2 and "Traceback" not in said
 
 
 @pytest.mark.parametrize(

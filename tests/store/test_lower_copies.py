@@ -194,7 +194,7 @@ def test_what_the_store_yields_is_always_the_copy_that_was_asked_for(
     slots: list[object] = [None] * num_slots
     disk, placed = Nothing(), {}
     source = Joined(Written("full", disk, slots), Written("lower", disk, slots), COUNTS)
-    policy = ExpectedUse([2 * count for count in COUNTS])
+    policy = ExpectedUse(COUNTS, has_lower=True)
     place = lambda layer, expert, slot: placed.__setitem__((layer, expert), slot)  # noqa: E731
     store = Streamed(source, num_slots, policy, place, num_readers=2)
     store.lookahead.allowed = lambda: num_ahead

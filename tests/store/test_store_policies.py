@@ -153,3 +153,44 @@ def test_no_policy_beats_belady(seed, capacity) -> None:
         count = replay(trace, made(name, capacity), capacity)
         assert count.hits <= best.hits
         assert count.hits + count.misses == best.hits + best.misses
+
+
+def used_and_held(held: list[int], turns: list[tuple[int, ...]]) -> ExpectedUse:
+    """Two experts in one layer; 2 and 3 are their lower copies."""
+    policy = ExpectedUse([2], has_lower=True)
+    for expert in held:
+        policy.add((0, expert))
+    for turn in turns:
+        policy.touch(0, turn)
+    return policy
+
+
+def test_a_lower_copy_goes_first_while_its_expert_is_held_however_often_it_was_used() -> None:
+    policy = used_and_held([0, 1, 2], [(2,)] * 9 + [(0,), (1,)])
+    assert policy.victim((0, 3), ()) == (0, 2)
+    assert policy.victim((0, 3), {(0, 2)}) == (0, 1)
+    policy.drop((0, 0))
+    assert policy.victim((0, 3), ()) == (0, 1)
+    policy.forget()
+    assert policy.victim((0, 3), ()) is None
+
+
+def test_a_full_copy_stays_by_all_uses_of_its_expert() -> None:
+    # by uses of its own, expert 0 would go
+    turns = [(0,), (1,), (1,), *[(2,)] * 3]
+    assert used_and_held([0, 1], turns).victim((0, 3), ()) == (0, 1)
+    plain = ExpectedUse([4])
+    plain.add((0, 0)), plain.add((0, 1))
+    for turn in turns:
+        plain.touch(0, turn)
+    assert plain.victim((0, 3), ()) == (0, 0)
+
+
+def test_layers_of_different_sizes_number_their_lower_copies_each_for_itself() -> None:
+    policy = ExpectedUse([1, 0, 3], has_lower=True)
+    for key in ((0, 0), (0, 1), (2, 1), (2, 4), (2, 5)):
+        policy.add(key)
+    policy.touch(0, (0, 1)), policy.touch(2, (1, 4, 5))
+    assert policy.victim((2, 0), ()) == (0, 1)
+    policy.drop((0, 1))
+    assert policy.victim((2, 0), ()) == (2, 4)

@@ -48,6 +48,8 @@ def load_streamed(
     decoder = stream(model, num_slots, threads, kernels, read_ahead=read_ahead, lower=smaller)
     decoder.prompt_chunk = chunk
     decoder.budget = in_words(budget, slot_bytes, num_slots, total, sum(chosen))
+    if smaller is not None:
+        decoder.budget += f"; a lower copy takes {smaller.slot_bytes / slot_bytes:.0%} of the bytes"
     if is_whole:
         _fill(decoder)
     return decoder
@@ -87,7 +89,7 @@ def stream(
         decoder.place_expert(layer, expert, gate, up, down)
 
     source = experts.source(disk or DirectDisk(experts.stamps), arena, experts.slot_bytes)
-    policy = ExpectedUse([weights.num_copies * count for count in counts])
+    policy = ExpectedUse(counts, has_lower=lower is not None)
     decoder.store = Streamed(source, num_slots, policy, put, is_looking_ahead=read_ahead)
     return decoder
 
