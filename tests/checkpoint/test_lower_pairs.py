@@ -10,6 +10,8 @@ from packing import FAMILIES, pack
 from tiny_checkpoints import tiny_model, write_tiny
 
 from expertly.checkpoint import load, save
+from expertly.checkpoint.apart import experts_at
+from expertly.checkpoint.copies import check_lower
 from expertly.checkpoint.gguf_saving import save_gguf
 from expertly.checkpoint.locating import bundled
 from expertly.checkpoint.recipe import recipe_of_bits
@@ -51,6 +53,30 @@ def test_copies_of_other_weights_are_mixed_as_the_rule_says_in_every_family(
     lowered = spy.lowered()
     assert any(lowered) and torch.equal(found, passes(Oracle(full, lower, lowered), TINY_PARTS))
     model.store.close()
+
+
+@pytest.mark.parametrize("kind", ["packed", "gguf"])
+def test_another_model_of_the_same_shape_is_told_by_its_router(tmp_path, folder, kind) -> None:
+    """The bundled one with two experts of one layer exchanged, but in name."""
+    model = load(bundled(), "float32")
+    router_ED = model.get_parameter("layers.0.feed_forward.router.w_ED")
+    with torch.no_grad():
+        router_ED[[3, 5]] = router_ED[[5, 3]]
+    save(model, tmp_path / "other")
+    path = tmp_path / ("other.gguf" if kind == "gguf" else "packed")
+    if kind == "gguf":
+        save_gguf(tmp_path / "other", path, "q4_0")
+    else:
+        pack(tmp_path / "other", path, recipe_of_bits(4))
+    with pytest.raises(InputError, match="another model of the same shape"):
+        check_lower(experts_at(folder), experts_at(path), path)
+
+
+def test_a_packed_folder_and_a_gguf_file_of_one_model_are_copies(tmp_path, folder) -> None:
+    path = tmp_path / "lower.gguf"
+    save_gguf(bundled(), path, "q4_0")
+    check_lower(experts_at(folder), experts_at(path), path)
+    assert experts_at(path).slot_bytes < experts_at(folder).slot_bytes
 
 
 def test_a_lower_copy_needs_a_memory_budget(folder, smaller) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from expertly.bench.measuring import Rates, Reading, Row, cost_of, limit_of, row_of
 from expertly.bench.work import Work
+from expertly.config import Mixture
 from expertly.errors import InputError
 from expertly.model import NativeDecoder
 from expertly.store import Streamed, belady
@@ -102,12 +103,19 @@ class StoredBench:
         )
 
     def _touched(self, since: int) -> list[int]:
-        """Experts of each mixture layer in the turns from `since` on."""
-        layers = self._model.config.mixture_layers
-        counts = dict.fromkeys(layers, 0)
+        """Experts of each mixture layer in the turns from `since` on; a lower copy is the part of
+        one that its bytes are."""
+        model, counts = self._model, [[0, 0] for _ in self._model.config.layers]
         for layer, experts in self._store.tally.visits[since:]:
-            counts[layer] += len(experts)
-        return [counts[layer] for layer in layers]
+            rule = model.config.layers[layer].feed_forward
+            assert isinstance(rule, Mixture)
+            lowered = sum(expert >= rule.num_experts for expert in experts)
+            counts[layer][0] += len(experts) - lowered
+            counts[layer][1] += lowered
+        sizes = zip(model.config.mixture_layers, model.expert_bytes, model.lower_bytes, strict=True)
+        return [
+            counts[layer][0] + round(counts[layer][1] * lower / own) for layer, own, lower in sizes
+        ]
 
     def _reading(self, num_tokens: int, rounds: Sequence[_Round], since: int) -> Reading:
         seconds = sum(r.seconds for r in rounds)

@@ -53,10 +53,7 @@ def load_gguf(
 
     Raises CheckpointError for tensors that are missing, left over, or of another shape.
     """
-    arch = arch_of(file.metadata.get("general.architecture"))
-    stored = list(gguf_tensors(config, arch))
-    _check(file, stored)
-    shapes = parameters(config)
+    stored, shapes = checked_tensors(file, config), parameters(config)
     wanted = [
         place
         for name, shape in shapes.items()
@@ -74,6 +71,13 @@ def load_gguf(
                         own, part, shapes[part.parameter], source
                     )
     return weights
+
+
+def checked_tensors(file: Gguf, config: ModelConfig) -> list[GgufStored]:
+    """What the file's tensors are. Raises CheckpointError as `load_gguf`."""
+    stored = list(gguf_tensors(config, arch_of(file.metadata.get("general.architecture"))))
+    _check(file, stored)
+    return stored
 
 
 def _factors(file: Gguf, name: str) -> tuple[float, ...]:

@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from expertly import _native
+from expertly.checkpoint.gguf_loading import checked_tensors
 from expertly.checkpoint.packed_opening import PackedModel
 from expertly.checkpoint.recipe import layer_of
 from expertly.config import ModelConfig
 from expertly.errors import InputError
 from expertly.families import parameters
-from expertly.families.gguf_archs import arch_of
-from expertly.families.gguf_names import gguf_tensors
+from expertly.formats import gguf_reader, packed_reader
+from expertly.formats.dequantise import dequantise
 from expertly.formats.gguf import Gguf, GgufTensor
 from expertly.formats.packed_header import StoredBlob
 from expertly.model.allocate import blob_layout, blobs
-from expertly.model.weights import Place, is_matrix, is_stack, places
+from expertly.model.weights import Floats, Place, is_matrix, is_router, is_stack, places
 from expertly.store import BlobSource, Disk, Extent, Slice, SliceSource, Source, Stamp
 from expertly.store.policies import Key
 
@@ -34,12 +35,14 @@ class Piece:
 @dataclass(frozen=True, kw_only=True)
 class StoredExperts:
     """`pieces` are gate, up and down of each, in slots of `slot_bytes` or more; `source` opens
-    them, to be read into memory that is cut into slots of the size that it is told."""
+    them, to be read into memory that is cut into slots of the size that it is told. `router` reads
+    the first router's weights, by which models of one shape are told apart."""
 
     pieces: Mapping[Key, tuple[Piece, ...]]
     slot_bytes: int
     stamps: Mapping[Path, Stamp]
     source: Callable[[Disk, _native.Buffer, int], Source]
+    router: Callable[[], Floats]
 
     def matrices(self, key: Key, arena: _native.Buffer, slot: int) -> list[_native.Matrix]:
         return matrices_in(self.pieces[key], arena, slot * self.slot_bytes)
@@ -75,7 +78,19 @@ def experts_of_packed(folder: Path, model: PackedModel) -> StoredExperts:
         slot_bytes=max(own.blob.padded_bytes for own, _ in stored.values()),
         stamps={file: Stamp(s.size, s.mtime_ns) for file, s in model.files.files.items()},
         source=lambda disk, arena, size: BlobSource(disk, extents, arena.array().data, size),
+        router=lambda: _packed_router(model),
     )
+
+
+def _packed_router(model: PackedModel) -> Floats:
+    key = next(key for key, group in model.groups.items() if is_router(group[0].parameter))
+    stored, [place] = model.files.blobs[key], model.groups[key]
+    room = _native.Buffer(stored.blob.padded_bytes)
+    with packed_reader.reader(model.files) as source:
+        source.read_into(room.array(), stored)
+    packed_reader.verify(stored, room.array())
+    matrix = _native.Matrix.view("f32", place.rows, place.columns, room, 0)
+    return matrix.unpack(0, place.rows)
 
 
 def _extent(stored: StoredBlob) -> Extent:
@@ -91,11 +106,11 @@ def _extent(stored: StoredBlob) -> Extent:
 def experts_of_gguf(path: Path, file: Gguf, config: ModelConfig) -> StoredExperts:
     """Blocks stay as the file has them; they are brought into the kernels' layout as they arrive.
 
-    Raises InputError for a model without experts.
+    Raises InputError for a model without experts, CheckpointError for other tensors than its.
     """
     tensors = {
         part.parameter: file.tensors[stored.name]
-        for stored in gguf_tensors(config, arch_of(file.metadata.get("general.architecture")))
+        for stored in checked_tensors(file, config)
         for part in stored.parts
     }
     pieces, slot_bytes = _laid_out(config, tensors)
@@ -117,7 +132,14 @@ def experts_of_gguf(path: Path, file: Gguf, config: ModelConfig) -> StoredExpert
         slot_bytes=slot_bytes,
         stamps={name: Stamp(s.size, s.mtime_ns) for name, s in file.files.items()},
         source=source,
+        router=lambda: _gguf_router(file, tensors),
     )
+
+
+def _gguf_router(file: Gguf, tensors: Mapping[str, GgufTensor]) -> Floats:
+    tensor = next(own for name, own in tensors.items() if is_router(name))
+    with gguf_reader.reader(file) as source:
+        return dequantise(tensor.block, source.read(tensor), tensor.shape).astype(np.float32)
 
 
 def _laid_out(

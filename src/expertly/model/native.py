@@ -83,7 +83,10 @@ class NativeDecoder:
         self.watch: Watch | None = None
         # puts another choice in place of the routers': answers are then not the model's own
         self.rechoose: Rechoose | None = None
-        self.dense_bytes, self.expert_bytes = _bytes(config, weights, self._head)
+        self.dense_bytes = _dense_bytes(weights, self._head)
+        # one expert's bytes in each mixture layer, and one last copy's
+        self.expert_bytes = _expert_bytes(config, weights, 0)
+        self.lower_bytes = _expert_bytes(config, weights, weights.num_copies - 1)
 
     def place_expert(
         self,
@@ -384,20 +387,23 @@ def _router(rule: Mixture, here: str, weights: NativeWeights) -> _native.Router:
     )
 
 
-def _bytes(
-    config: ModelConfig, weights: NativeWeights, head: _native.Matrix
-) -> tuple[int, list[int]]:
-    """Bytes that every token reads (without the embedding's row), and one expert's bytes in each
-    mixture layer."""
+def _expert_bytes(config: ModelConfig, weights: NativeWeights, copy: int) -> list[int]:
     per_layer = []
     for index in config.mixture_layers:
-        here = f"layers.{index}.feed_forward.experts."
-        stack = [m for (name, e), m in weights.matrices.items() if e == 0 and here in name]
+        rule = config.layers[index].feed_forward
+        assert isinstance(rule, Mixture)
+        here, first = f"layers.{index}.feed_forward.experts.", copy * rule.num_experts
+        stack = [m for (name, e), m in weights.matrices.items() if e == first and here in name]
         per_layer.append(sum(matrix.num_bytes for matrix in stack))
+    return per_layer
+
+
+def _dense_bytes(weights: NativeWeights, head: _native.Matrix) -> int:
+    """Bytes that every token reads, without the embedding's row."""
     dense = sum(
         matrix.num_bytes
         for (name, expert), matrix in weights.matrices.items()
         if expert is None and name not in ("embed_VD", "head_VD")
     )
     vectors = sum(vector.nbytes for vector in weights.vectors.values())
-    return dense + vectors + head.num_bytes, per_layer
+    return dense + vectors + head.num_bytes
