@@ -3,7 +3,8 @@
     python tools/measure_budgeted.py [MODEL ...] [--tokens 400] [--share 0.4]
 
 Each model (the bundled one, and folders that are named) is packed at 8 bits and run with a share of
-its experts in memory, token by token, over held-out texts that are the same for every rule.
+its experts in memory, token by token, over held-out texts that are the same for every rule. The
+lower copy is packed at 4 bits.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from expertly import _native
 from expertly.checkpoint import load
-from expertly.checkpoint.apart import packed_apart
+from expertly.checkpoint.apart import experts_at, packed_apart
 from expertly.checkpoint.locating import bundled
 from expertly.checkpoint.packed_saving import open_folder, save_packed
 from expertly.checkpoint.recipe import recipe_of_bits
@@ -32,14 +33,15 @@ from expertly.text import corpora
 PAGE = Path(__file__).parents[1] / "docs" / "budgeted.md"
 # {half}: of the K experts of a token
 RULES = ("top:{half}", "ser:{half},0.3", "naee:0.5", "top-p:0.8", "cold:0.5", "cold:1",
-         "cached:0.2", "cached:0.5")  # fmt: skip
+         "cached:0.2", "cached:0.5", "lower:1", "lower:2", "lower:1000")  # fmt: skip
 PAIRS = 3
 
 _START = """# Budgeted answers
 
 `--approximate RULE` of `expertly run` and `expertly bench` trades answers for speed: a token is
 computed with fewer experts than its router chose, or with others. Nothing of this happens unless it
-is asked for, and `run` ends with how many choices were left out or exchanged.
+is asked for, and `run` ends with how many choices were left out, exchanged or computed from a lower
+copy.
 
 | rule | a token's experts |
 |---|---|
@@ -49,10 +51,28 @@ A weight is a share of the token's chosen experts' weights. What is left out is 
 a model larger than memory `cold` and `cached` save what costs most there. They heed what is in
 memory, so the same question may be answered otherwise the next time.
 
+`lower` leaves nothing out. The same model is there twice, at more bits and at fewer, as packed
+folders or GGUF files:
+
+```
+expertly pack MODEL full --bits 8
+expertly pack MODEL smaller --bits 4
+expertly run full --memory 8GB --lower smaller --approximate lower:1
+```
+
+An expert that is not in memory is then read from the smaller one if its weight is under F / K for
+every token that chose it: fewer bytes for a miss that matters little. At F = 1 that is less than an
+even share, at F = 1000 every miss. What is in memory at full precision is used as it is, and a
+lower copy that is in memory is used again where it would be read. Both copies share the room for
+experts, and either takes as much of it as the larger, so a lower copy saves reading, not memory:
+where more experts at fewer bits would do, run the smaller model alone. A full copy stays in memory
+by all uses of its expert, and a lower one goes first while the full one is there.
+
 Measured on {machine}, with {share:.0%} of the experts in memory, token by token over
 held-out text of five kinds; KL is of the next token's distribution from that of the same weights
 with every expert in its place, in nats; speed beside the router's own choice, in turns. The disk is
-not what bounds a model this small: on a large one, speed goes by the experts read.
+not what bounds a model this small: on a large one, speed goes by the bytes read. Full copies are of
+8 bits a weight, lower ones of 4.
 
 This page is written by `python tools/measure_budgeted.py`.
 """
@@ -62,33 +82,38 @@ This page is written by `python tools/measure_budgeted.py`.
 class Found:
     rule: str
     kl: float
-    reads: float  # experts a token
+    read_bytes: float  # a token
     left_out: float
     exchanged: float
+    lowered: float
     tokens_per_second: float
 
 
 class Passes:
     """The same text through one model, again and again."""
 
-    def __init__(self, folder: Path, share: float, ids: list[list[int]]) -> None:
+    def __init__(self, folder: Path, lower: Path, share: float, ids: list[list[int]]) -> None:
         self._folder, self._share, self._ids = folder, share, ids
+        self._lower = experts_at(lower)
         self.full = self._logits(load(folder, "native", threads=2))[0]
 
     def run(self, rule: str | None) -> Found:
-        model = stream(packed_apart(self._folder, 2), self._slots(), 2)
+        lower = self._lower if (rule or "").startswith("lower") else None
+        model = stream(packed_apart(self._folder, 2), self._slots(), 2, lower=lower)
         assert model.store is not None
         how = None if rule is None else approximated(model, rule)
         model.store.tally.read_bytes = 0
         logits, seconds = self._logits(model)
         tokens = sum(map(len, self._ids))
-        read = model.store.tally.read_bytes / model.expert_bytes[0] / tokens
+        read = model.store.tally.read_bytes / tokens
         model.store.close()
         kl = (self.full.exp() * (self.full - logits)).sum(-1).mean().item()
         choices = 1 if how is None else how.choices
         exchanged = 0.0 if how is None else how.exchanged / choices
-        left_out = 0.0 if how is None else 1.0 - how.kept / choices - exchanged
-        return Found(rule or "the router's own", kl, read, left_out, exchanged, tokens / seconds)
+        left_out = 0.0 if how is None else 1.0 - (how.kept + how.exchanged) / choices
+        lowered = 0.0 if how is None else how.lowered / choices
+        name = rule or "the router's own"
+        return Found(name, kl, read, left_out, exchanged, lowered, tokens / seconds)
 
     def _slots(self) -> int:
         return int(self._share * sum(num_experts(load(self._folder, threads=2).config)))
@@ -116,17 +141,19 @@ def texts(model: NativeDecoder, tokens: int) -> list[list[int]]:
 
 def measured(path: Path, folder: Path, tokens: int, share: float) -> Iterator[str]:
     """A section of the page."""
-    with open_folder(path) as source:
-        save_packed(source, folder, recipe_of_bits(8))
+    lower = folder.with_name(f"{folder.name}-lower")
+    for bits, out in ((8, folder), (4, lower)):
+        with open_folder(path) as source:
+            save_packed(source, out, recipe_of_bits(bits))
     model = load(folder, "native", threads=2)
     first = model.config.layers[model.config.mixture_layers[0]].feed_forward
     num_chosen: int = first.num_chosen  # type: ignore[union-attr]
-    passes = Passes(folder, share, texts(model, tokens))
+    passes = Passes(folder, lower, share, texts(model, tokens))
     name = "The bundled model" if path == bundled() else path.parent.name
     experts = first.num_experts  # type: ignore[union-attr]
     yield f"\n## {name}: {experts} experts a layer, {num_chosen} a token\n"
-    yield "| rule | KL | left out | exchanged | experts read a token | speed |"
-    yield "|---|---|---|---|---|---|"
+    yield "| rule | KL | left out | exchanged | lowered | KB read a token | speed |"
+    yield "|---|---|---|---|---|---|---|"
     passes.run(None)
     for rule in (None, *(rule.format(half=max(1, num_chosen // 2)) for rule in RULES)):
         pairs = [(passes.run(None), passes.run(rule)) for _ in range(PAIRS)]
@@ -134,7 +161,7 @@ def measured(path: Path, folder: Path, tokens: int, share: float) -> Iterator[st
         one = pairs[0][1]
         yield (
             f"| {one.rule} | {one.kl:.4f} | {one.left_out:.0%} | {one.exchanged:.0%} | "
-            f"{one.reads:.2f} | {ratio[PAIRS // 2]:.2f}x |"
+            f"{one.lowered:.0%} | {one.read_bytes / 1000:.0f} | {ratio[PAIRS // 2]:.2f}x |"
         )
 
 

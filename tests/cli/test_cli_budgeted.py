@@ -86,6 +86,17 @@ def test_the_report_says_how_much_was_computed_from_lower_copies(
     assert "0.0% were left out and 0.0% exchanged" in said
 
 
+def test_a_bench_names_the_lower_copy_and_counts_what_was_read(
+    folder: Path, smaller: Path, room: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--prefill", "", "--decode", "0", "--batch", "1", "--pairs", "1", "--json"]
+    assert main(["bench", str(folder), *options, *LOWER, "--lower", str(smaller)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["approximate"], found["lower"]) == ("lower:1000", "model")
+    assert "a lower copy takes" in found["memory"]
+    assert found["rows"][0]["reading"]["bytes_per_token"] > 0
+
+
 def test_where_all_experts_fit_the_text_is_the_models_own_and_nothing_is_lowered(
     folder: Path, smaller: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

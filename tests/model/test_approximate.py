@@ -25,6 +25,7 @@ from expertly.model.approximate import (
     approximate,
     cold,
     least_beside,
+    lower,
     naee,
     ser,
     top,
@@ -73,6 +74,38 @@ def test_a_cold_expert_goes_where_its_weight_is_small_and_a_resident_one_stays()
     # 1 / K is 0.25
     assert cold(1.0)(seen(Held(3))).tolist() == [[3, -1, 1, 0]]
     assert cold(2.0)(seen(Held())).tolist() == [[-1, -1, -1, 0]]
+
+
+def test_what_is_light_for_all_tokens_and_not_in_memory_is_lowered() -> None:
+    # 1 / K is 0.25; of five experts
+    assert lower(1.0)(seen(Held())).tolist() == [[3 + 5, 2 + 5, 1, 0]]
+    assert lower(1.0)(seen(Held(3))).tolist() == [[3, 2 + 5, 1, 0]]
+    assert lower(0.8)(seen(Held())).tolist() == [[3 + 5, 2, 1, 0]]
+    assert lower(1000.0)(seen(Held(1))).tolist() == [[3 + 5, 2 + 5, 1, 0 + 5]]
+    assert lower(0.0)(seen(Held())).tolist() == lower(9.0)(seen()).tolist() == IDS
+    two = seen(Held(), ids=[*IDS, [3, 4, 1, 0]], shares=[*SHARES, [0.7, 0.1, 0.1, 0.1]])
+    # expert 3 is heavy for the second token, 1 and 0 for the first
+    assert lower(1.0)(two).tolist() == [[3, 2 + 5, 1, 0], [3, 4 + 5, 1, 0]]
+
+
+@given(
+    st.lists(st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4), min_size=1, max_size=5),
+    st.sets(st.integers(0, 4)),
+    st.floats(0.0, 4.0),
+    st.randoms(use_true_random=False),
+)
+def test_every_expert_is_kept_in_one_of_its_copies_alike_for_all_tokens(
+    weights, held, least, random
+) -> None:
+    shares_TK = (np.array(weights) / np.sum(weights, -1, keepdims=True)).astype(np.float32)
+    ids_TK = np.array([random.sample(range(5), 4) for _ in weights], np.int32)
+    logits_TE = np.zeros((len(weights), 5), np.float32)
+    found_TK = lower(least)(Seen(0, ids_TK, shares_TK, logits_TE, Held(*held)))
+    assert (found_TK % 5 == ids_TK).all() and found_TK.max() < 10
+    lowered = {*(found_TK[found_TK >= 5] - 5).tolist()}
+    assert not lowered & {*found_TK[found_TK < 5].tolist()} and not lowered & held
+    most = {e: shares_TK[ids_TK == e].max() for e in {*ids_TK.flat} - held}
+    assert lowered == {e for e, share in most.items() if share < least / 4}
 
 
 def test_what_is_in_memory_is_preferred_but_for_the_first_choice() -> None:
@@ -161,6 +194,22 @@ def test_where_the_router_divides_by_a_sum_so_do_the_rules() -> None:
     assert (found.choices, found.kept, found.exchanged) == (4, 1, 1)
 
 
+def test_a_lowered_expert_keeps_its_weight_to_the_bit_and_is_counted() -> None:
+    router = Router(norm_p=2)
+    mixture = Mixture(num_experts=5, num_chosen=4, expert_size=8, router=router)
+    layer = SimpleNamespace(feed_forward=mixture)
+    model = SimpleNamespace(config=SimpleNamespace(layers=[layer]), store=Held(3))
+    weights = np.random.default_rng(0).random((50, 4), np.float32)
+    weights /= np.linalg.norm(weights, axis=-1, keepdims=True)
+    ids, zeros = np.tile(np.array(IDS, np.int32), (50, 1)), np.zeros(50, np.int64)
+    found = Approximation("lower:9", lower(9.0), model)
+    new_ids, new_weights = found(0, zeros, zeros, ids, weights, np.zeros((50, 5), np.float32))
+    assert (new_ids == ids + np.array([0, 5, 5, 5])).all()
+    assert new_weights.dtype == np.float32 and (new_weights == weights).all()
+    assert (found.choices, found.kept, found.exchanged, found.lowered) == (200, 200, 0, 150)
+    assert "0.0% exchanged, 75.0% computed from lower copies; answers" in str(found)
+
+
 def test_an_exchanged_expert_has_the_weight_of_the_routers_softmax(folder) -> None:
     model = stream(packed_apart(folder, 2), 40, 2)
     found = approximate(model, "cached:2")
@@ -213,7 +262,8 @@ def test_naee_leaves_out_about_the_share_that_it_was_told_to(folder) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "top", "top:", "top:0", "top:1.5", "top:x", "ser:2", "ser:2,1,3", "top-p:2", "naee:-1",
-     "cold:-1", "cold:nan", "cached:inf", "best:3"],
+     "cold:-1", "cold:nan", "lower:-1", "lower:1,2", "lower:2000",
+     "cached:inf", "best:3"],
 )  # fmt: skip
 def test_a_rule_that_is_not_known_is_refused_with_those_that_are(folder, text) -> None:
     model = load(folder, threads=1)

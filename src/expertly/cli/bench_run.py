@@ -83,6 +83,8 @@ def _how(request: Request) -> dict[str, Any]:
         found["weights"] = "random"
     if request.approximate is not None:
         found["approximate"] = request.approximate
+        if request.lower is not None:
+            found["lower"] = Path(request.lower).name
     elif _routing(request) != "own":
         found["routing"] = _routing(request)
     return found

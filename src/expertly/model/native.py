@@ -84,7 +84,7 @@ class NativeDecoder:
         # puts another choice in place of the routers': answers are then not the model's own
         self.rechoose: Rechoose | None = None
         self.dense_bytes = _dense_bytes(weights, self._head)
-        # one expert's bytes in each mixture layer, and one last copy's
+        # an expert's in each mixture layer, and its last copy's
         self.expert_bytes = _expert_bytes(config, weights, 0)
         self.lower_bytes = _expert_bytes(config, weights, weights.num_copies - 1)
 
@@ -388,14 +388,14 @@ def _router(rule: Mixture, here: str, weights: NativeWeights) -> _native.Router:
 
 
 def _expert_bytes(config: ModelConfig, weights: NativeWeights, copy: int) -> list[int]:
-    per_layer = []
-    for index in config.mixture_layers:
-        rule = config.layers[index].feed_forward
-        assert isinstance(rule, Mixture)
-        here, first = f"layers.{index}.feed_forward.experts.", copy * rule.num_experts
-        stack = [m for (name, e), m in weights.matrices.items() if e == first and here in name]
-        per_layer.append(sum(matrix.num_bytes for matrix in stack))
-    return per_layer
+    """Of each mixture layer, the first expert of a copy."""
+    rules = {index: config.layers[index].feed_forward for index in config.mixture_layers}
+    first = {i: copy * rule.num_experts for i, rule in rules.items() if isinstance(rule, Mixture)}
+    found = dict.fromkeys(first, 0)
+    for (name, expert), matrix in weights.matrices.items():
+        if expert is not None and expert == first[int(name.split(".")[1])]:
+            found[int(name.split(".")[1])] += matrix.num_bytes
+    return [*found.values()]
 
 
 def _dense_bytes(weights: NativeWeights, head: _native.Matrix) -> int:
