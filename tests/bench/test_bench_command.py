@@ -29,8 +29,10 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
         memory: str | None,
         context: int,
         read_ahead: bool,
+        lower: str | None,
     ) -> FakeModel:
-        assert memory is None and context == 4096 and kernels in ("", "generic") and read_ahead
+        assert memory is None and lower is None and context == 4096
+        assert kernels in ("", "generic") and read_ahead
         seen.append((model, dtype, threads))
         fake: Any = FakeModel()
         fake.runtime = _native.Runtime(threads)
