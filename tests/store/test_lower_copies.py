@@ -177,6 +177,9 @@ class Written:
     def read_bytes(self, key) -> int:
         return self._size
 
+    def name_of(self, key) -> str:
+        return f"{self._name} {key}"
+
 
 class Memory:
     def __init__(self, num_slots: int) -> None:
@@ -185,6 +188,21 @@ class Memory:
 
     def close(self) -> None:
         pass
+
+
+def test_what_goes_wrong_twice_is_told_of_the_copy_that_it_was() -> None:
+    memory = Memory(2)
+    source = Joined(Written("full", 2, memory), Written("lower", 1, memory), COUNTS)
+    source.parts = lambda key, slot: [partial(next, iter(()))]
+    store = Streamed(source, 2, ExpectedUse(COUNTS, has_lower=True), lambda *_: None)
+    for expert, told in (
+        (2, r"full \(2, 2\) could"),
+        (7, r"lower \(2, 2\), in its lower copy could"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            list(store.get(2, [expert]))
+    assert store.slots.num_free == 2
+    store.close()
 
 
 COUNTS = (3, 0, 5)

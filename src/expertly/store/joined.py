@@ -7,8 +7,8 @@ from expertly.store.source import Source
 
 
 class Joined:
-    """Of each layer, the `num_experts` of `first`, and from there on those of `second`. Both fill
-    the same slots from the same disk."""
+    """Of each layer, the `num_experts` of `first`, and from there on those of `second`, the lower
+    copies. Both fill the same slots from the same disk."""
 
     def __init__(self, first: Source, second: Source, num_experts: Sequence[int]) -> None:
         assert first.disk is second.disk
@@ -24,6 +24,10 @@ class Joined:
     def read_bytes(self, key: Key) -> int:
         source, own = self._at(key)
         return source.read_bytes(own)
+
+    def name_of(self, key: Key) -> str:
+        source, own = self._at(key)
+        return source.name_of(own) + ", in its lower copy" * (own != key)
 
     def _at(self, key: Key) -> tuple[Source, Key]:
         layer, expert = key

@@ -37,6 +37,15 @@ class Source(Protocol):
         """What reading it takes from the disk."""
         ...
 
+    def name_of(self, key: Key) -> str:
+        """The expert, for whom it concerns."""
+        ...
+
+
+def name_of(key: Key) -> str:
+    layer, expert = key
+    return f"expert {expert} of layer {layer}"
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -64,6 +73,9 @@ class BlobSource:
     def read_bytes(self, key: Key) -> int:
         return self._extents[key].num_bytes
 
+    def name_of(self, key: Key) -> str:
+        return name_of(key)
+
     def parts(self, key: Key, slot: int) -> list[Callable[[], None]]:
         extent = self._extents[key]
         begin = slot * self._slot_bytes
@@ -84,10 +96,9 @@ class BlobSource:
             if found == extent.checksum:
                 return
             if is_last:
-                layer, expert = key
                 raise CheckpointError(
-                    f"{extent.file}: expert {expert} of layer {layer} is damaged: its checksum is "
-                    f"{found}, {extent.checksum} was packed",
+                    f"{extent.file}: {name_of(key)} is damaged: its checksum is {found}, "
+                    f"{extent.checksum} was packed",
                     hint="copy the folder again, or pack the model again",
                 )
             read_whole(self.disk, extent.file, target, extent.offset)
@@ -135,6 +146,9 @@ class SliceSource:
 
     def read_bytes(self, key: Key) -> int:
         return sum(end - begin for begin, end in map(_pages, self._slices[key]))
+
+    def name_of(self, key: Key) -> str:
+        return name_of(key)
 
     def parts(self, key: Key, slot: int) -> list[Callable[[], None]]:
         slices = enumerate(self._slices[key])

@@ -253,7 +253,7 @@ class Streamed:
                 continue
             self._let_go(key)
             if key in needed and self._is_final(key, error):
-                failed = _for_user(key, error)
+                failed = _for_user(self._source.name_of(key), error)
         if failed is not None:
             raise failed
 
@@ -280,11 +280,10 @@ class Streamed:
         )
 
 
-def _for_user(key: Key, error: BaseException) -> ExpertlyError:
+def _for_user(name: str, error: BaseException) -> ExpertlyError:
     if isinstance(error, ExpertlyError):
         return error
-    layer, expert = key
     return CheckpointError(
-        f"expert {expert} of layer {layer} could not be read: {error!r}",
+        f"{name} could not be read: {error!r}",
         hint="run it again; if it happens again, check the disk",
     )
