@@ -117,6 +117,8 @@ def test_whether_any_rank_says_so_is_asked_of_all(asked, monkeypatch) -> None:
             dist, "all_reduce", lambda x, **_: devices.append(x.device.type) or x.add_(1)
         )
         assert ranks.any(False) is True
-        assert ranks.mean(3.0) == 1.0
+        assert ranks.means(3.0, 7.0) == [1.0, 2.0]
+        rows, more = ranks.sums([torch.tensor([1, 2]), torch.tensor([[3]])])
+        assert (rows.tolist(), more.tolist()) == ([2, 3], [[4]])
         # by gloo: a GPU need not be asked for what the process decides by
-        assert devices == ["cpu", "cpu"]
+        assert devices == ["cpu"] * 3

@@ -108,15 +108,15 @@ def test_a_step_takes_its_operations_and_bytes_at_the_devices_speed() -> None:
     ("mesh", "count"),
     [
         (Mesh(), 0),
-        # two layers: their loads; loss, two balance losses and the norm; all gradients at once
-        (Mesh(data=2), 2 + 4 + 1),
+        # loads, losses and the norm; all gradients at once
+        (Mesh(data=2), 3 + 1),
         # counts, rows and answers, and both again; experts have no other copy
-        (Mesh(experts=2), 5 * 2 + 2 + 4 + 1),
-        (Mesh(experts=2, data=2), 5 * 2 + 2 + 4 + 2),
+        (Mesh(experts=2), 5 * 2 + 3 + 1),
+        (Mesh(experts=2, data=2), 5 * 2 + 3 + 2),
         # two layers and what is outside of them, each gathered twice and summed
-        (Mesh(data=2, is_sharded=True), 2 + 4 + 3 * 3),
+        (Mesh(data=2, is_sharded=True), 3 + 3 * 3),
         # and the experts of two layers; what all have in common is summed over expert ranks too
-        (Mesh(experts=2, data=2, is_sharded=True), 5 * 2 + 2 + 4 + 3 * (3 + 2) + 3),
+        (Mesh(experts=2, data=2, is_sharded=True), 5 * 2 + 3 + 3 * (3 + 2) + 3),
     ],
 )
 def test_exchanges_are_counted_whatever_their_size(mesh, count) -> None:

@@ -5,7 +5,7 @@ there are `data` sets; all else is on every rank, or in shards over the `data` r
 processors travel by gloo, scalars among them, those on GPUs by NCCL (not yet run on a GPU).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,10 +59,19 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
-    def mean(self, value: float) -> float:
+    def sums(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Of each, of one type and device, in one exchange."""
+        if self.count == 1 or not parts:
+            return list(parts)
+        whole = self.sum(torch.cat([part.flatten() for part in parts]))
+        totals = torch.split(whole, [part.numel() for part in parts])
+        return [total.view_as(part) for total, part in zip(totals, parts, strict=True)]
+
+    def means(self, *values: float) -> list[float]:
         if self.count == 1:
-            return value
-        return float(self.sum(torch.tensor(value, dtype=torch.float64))) / self.count
+            return list(values)
+        totals: list[float] = self.sum(torch.tensor(values, dtype=torch.float64)).tolist()
+        return [total / self.count for total in totals]
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on some rank."""

@@ -153,8 +153,8 @@ def traffic(config: ModelConfig, mesh: Mesh, tokens: int) -> Traffic:
 
 def num_exchanges(config: ModelConfig, mesh: Mesh) -> int:
     """Of a step on one batch, however small: a layer's row counts, its rows and answers in both
-    passes, and its load; loss, balance losses and norm; gradients, or shards of each layer, its
-    experts and the rest: gathered twice and summed."""
+    passes; loads, losses and the norm; gradients, or shards of each layer, its experts and the
+    rest: gathered twice and summed."""
     if mesh.count == 1:
         return 0
     mixtures = len(config.mixture_layers)
@@ -164,8 +164,8 @@ def num_exchanges(config: ModelConfig, mesh: Mesh) -> int:
         units = len(config.layers) + 1 + (mixtures if mesh.experts > 1 else 0)
         # those of experts are not the same on other expert ranks
         between = len(config.layers) + 1 if mesh.experts > 1 else 0
-        return rows + mixtures + 4 + 3 * units + between
-    return rows + mixtures + 4 + (2 if spread else 1)
+        return rows + 3 + 3 * units + between
+    return rows + 3 + (2 if spread else 1)
 
 
 def step_time(

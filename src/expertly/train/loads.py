@@ -46,7 +46,7 @@ class Load:
         return Load(
             counts_E=ranks.sum(self.counts_E),
             num_tokens=self.num_tokens * ranks.count,
-            token_entropy=ranks.mean(self.token_entropy),
+            token_entropy=ranks.means(self.token_entropy)[0],
             scores_TE=ranks.gather(self.scores_TE) if has_scores else self.scores_TE,
         )
 

@@ -66,7 +66,7 @@ def take_step(
         ahead = rows_ahead(
             lambda ids_BS: _forward(state, ids_BS, dtype).routings or (), batches, ranks.device
         )
-        rows = [ranks.sum(rows_E) for rows_E in ahead]
+        rows = ranks.sums(ahead)
     needs_loads = read or recipe.balance.rule in ("bias", "quantile", "relu")
     loads: list[Load] = []
     for ids_BS in batches:
@@ -111,7 +111,7 @@ def _accumulate(
     output = _forward(state, ids_BS, dtype)
     routings = output.routings or ()
     if ranks.count > 1 and not rows:
-        rows = [ranks.sum(measures.counts(routing)) for routing in routings]
+        rows = ranks.sums([measures.counts(routing) for routing in routings])
     rule, share = recipe.balance, 1 / recipe.run.accumulation
     loss = cross_entropy(output.logits.flatten(0, 1), ids_BS[:, 1:].flatten())
     balance_loss = rule_loss(rule, state.model.config, routings, rows)
@@ -120,9 +120,10 @@ def _accumulate(
     weight = state.balance_weight or rule.first_weight
     total = (loss + weight * balance_loss + beside) * share
     total.backward()  # type: ignore[no-untyped-call]
-    report.loss += ranks.mean(float(loss.detach())) * share
-    report.balance += ranks.mean(float(balance_loss.detach())) * share
-    report.z += ranks.mean(float(z_loss.detach())) * share
+    found = ranks.means(*(float(part.detach()) for part in (loss, balance_loss, z_loss)))
+    report.loss += found[0] * share
+    report.balance += found[1] * share
+    report.z += found[2] * share
     return routings
 
 
