@@ -2,6 +2,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "bind.h"
@@ -155,6 +156,26 @@ void HeldLayer::place(int64_t expert, const Weights& gate, const Weights& up,
     expert_now.gate = gate.matrix, expert_now.up = up.matrix, expert_now.down = down.matrix;
 }
 
+namespace {
+
+nb::object numbers_or_none(const std::vector<float>& values) {
+    if (values.empty()) return nb::none();
+    NewRows made = new_rows(1, values.size());
+    std::copy(values.begin(), values.end(), made.data());
+    return nb::cast(made);
+}
+
+// an expert as it lies now: gate, up, down; what is added to gate and to up, [1][size] or None
+nb::tuple expert_of(const HeldLayer& held, int64_t expert) {
+    require(0 <= expert && expert < static_cast<int64_t>(held.experts.experts.size()),
+            "no such expert");
+    const HeldExpert& found = held.experts.experts[static_cast<size_t>(expert)];
+    return nb::make_tuple(found.matrices[0], found.matrices[1], found.matrices[2],
+                          numbers_or_none(found.gate_bias), numbers_or_none(found.up_bias));
+}
+
+}  // namespace
+
 void bind_layer(nb::module_& module) {
     nb::class_<Norm>(module, "Norm")
         .def(nb::new_(&make_norm), nb::arg("kind"), nb::arg("eps"), nb::arg("weight"),
@@ -181,6 +202,7 @@ void bind_layer(nb::module_& module) {
         .def(nb::new_(&make_layer), nb::arg("attention_norm"), nb::arg("attention"), nb::arg("feed_forward_norm"),
              nb::arg("experts"), nb::arg("router").none(), nb::arg("shared").none(),
              nb::arg("shared_gate").none())
+        .def("expert", &expert_of, nb::arg("expert"))
         .def("place", &HeldLayer::place, nb::arg("expert"), nb::arg("gate"), nb::arg("up"),
              nb::arg("down"));
 }

@@ -72,10 +72,34 @@ void begin_experts(Step& step, const HeldLayer& held) {
     step.begin_experts(held.layer);
 }
 
-void add_experts(Step& step, const HeldLayer& held, const std::vector<int32_t>& experts) {
+void check_begun(const Step& step, const HeldLayer& held, const std::vector<int32_t>& experts) {
     require(step.has_begun(held.layer), "experts of a layer that was not begun");
     require(within(experts, static_cast<int64_t>(held.layer.experts.experts.size())),
             "no such expert");
+}
+
+// the normed rows of some experts, expert after expert
+NewRows rows_of(const Step& step, const HeldLayer& held, const std::vector<int32_t>& experts) {
+    check_begun(step, held, experts);
+    NewRows x = new_rows(static_cast<size_t>(step.num_rows(experts)),
+                         static_cast<size_t>(step.columns()));
+    const nb::gil_scoped_release release;
+    step.rows_of(experts, x.data());
+    return x;
+}
+
+void put_rows(Step& step, const HeldLayer& held, const std::vector<int32_t>& experts,
+              const Rows& y) {
+    check_begun(step, held, experts);
+    require(static_cast<int64_t>(y.shape(0)) == step.num_rows(experts) &&
+                static_cast<int64_t>(y.shape(1)) == step.columns(),
+            "a result for each row of these experts");
+    const nb::gil_scoped_release release;
+    step.put_rows(experts, y.data());
+}
+
+void add_experts(Step& step, const HeldLayer& held, const std::vector<int32_t>& experts) {
+    check_begun(step, held, experts);
     const nb::gil_scoped_release release;
     step.add_experts(held.layer, experts);
 }
@@ -164,6 +188,8 @@ void bind_step(nb::module_& module) {
         .def("feed_forward", &run_experts, nb::arg("layer"))
         .def("begin_experts", &begin_experts, nb::arg("layer"))
         .def("add_experts", &add_experts, nb::arg("layer"), nb::arg("experts"))
+        .def("rows_of", &rows_of, nb::arg("layer"), nb::arg("experts"))
+        .def("put_rows", &put_rows, nb::arg("layer"), nb::arg("experts"), nb::arg("y"))
         .def("end_experts", &end_experts, nb::arg("layer"))
         .def("choice", &choice, nb::arg("layer"))
         .def("expected", &expected, nb::arg("later"))

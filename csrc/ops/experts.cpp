@@ -322,6 +322,32 @@ void compute(Runtime& runtime, BankWork& work, const std::vector<int32_t>& exper
     lower_all(runtime, due);
 }
 
+int64_t num_rows(const BankWork& work, const std::vector<int32_t>& experts) {
+    int64_t count = 0;
+    for (const int32_t expert : experts) count += work.rows.span(expert).count();
+    return count;
+}
+
+void copy_rows(const BankWork& work, const std::vector<int32_t>& experts, const float* normed,
+               int64_t columns, float* x) {
+    for (const int32_t expert : experts) {
+        const Span& span = work.rows.span(expert);
+        for (int64_t row = 0; row < span.count(); ++row, x += columns)
+            std::copy_n(normed + work.rows.token(span.first() + row) * columns, columns, x);
+    }
+}
+
+void put_results(BankWork& work, const std::vector<int32_t>& experts, const float* y,
+                 int64_t columns) {
+    make_room(work);
+    const int64_t stride = result_stride(*work.bank);
+    for (const int32_t expert : experts) {
+        const Span& span = work.rows.span(expert);
+        for (int64_t row = 0; row < span.count(); ++row, y += columns)
+            std::copy_n(y, columns, work.y + (span.first() + row) * stride);
+    }
+}
+
 void combine(Runtime& runtime, BankWork* works, int count, int64_t tokens, float* x,
              int64_t columns) {
     runtime.pool.run(tokens, [&](int64_t t) {

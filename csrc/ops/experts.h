@@ -79,4 +79,12 @@ void compute(Runtime& runtime, BankWork& work, const std::vector<int32_t>& exper
 void combine(Runtime& runtime, BankWork* works, int count, int64_t tokens, float* x,
              int64_t columns);
 
+// for experts that are computed elsewhere: their rows, expert after expert, x [rows][columns]; and
+// in place of `compute` what came of them, without the last bias, y [rows][columns]
+int64_t num_rows(const BankWork& work, const std::vector<int32_t>& experts);
+void copy_rows(const BankWork& work, const std::vector<int32_t>& experts, const float* normed,
+               int64_t columns, float* x);
+void put_results(BankWork& work, const std::vector<int32_t>& experts, const float* y,
+                 int64_t columns);
+
 }  // namespace expertly

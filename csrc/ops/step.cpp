@@ -219,6 +219,18 @@ void Step::end_experts(const Layer& layer) {
     begun_ = nullptr;
 }
 
+int64_t Step::num_rows(const std::vector<int32_t>& experts) const {
+    return expertly::num_rows(works_[0], experts);
+}
+
+void Step::rows_of(const std::vector<int32_t>& experts, float* x) const {
+    copy_rows(works_[0], experts, normed_, columns_, x);
+}
+
+void Step::put_rows(const std::vector<int32_t>& experts, const float* y) {
+    put_results(works_[0], experts, y, columns_);
+}
+
 void Step::logits(const Norm& norm, const Matrix& head, const float* bias,
                   const std::vector<int32_t>& rows, float* out, int64_t stride) {
     const int64_t n = static_cast<int64_t>(rows.size()), V = head.layout.rows;

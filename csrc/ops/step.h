@@ -43,6 +43,11 @@ public:
     void begin_experts(const Layer& layer);
     void add_experts(const Layer& layer, const std::vector<int32_t>& experts);
     void end_experts(const Layer& layer);
+    // in place of `add_experts`, for experts that are computed elsewhere: their normed rows, expert
+    // after expert, [rows][columns], and what came of those, without the last bias
+    int64_t num_rows(const std::vector<int32_t>& experts) const;
+    void rows_of(const std::vector<int32_t>& experts, float* x) const;
+    void put_rows(const std::vector<int32_t>& experts, const float* y);
     bool has_begun(const Layer& layer) const { return begun_ == &layer; }
     // logits [rows][head's rows] of some tokens; `stride` floats a row
     void logits(const Norm& norm, const Matrix& head, const float* bias,

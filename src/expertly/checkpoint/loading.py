@@ -14,6 +14,7 @@ from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.gguf_loading import load_gguf, open_gguf
 from expertly.checkpoint.locating import locate
 from expertly.checkpoint.native_loading import load_folder
+from expertly.checkpoint.on_device import device_of, put_on_device
 from expertly.checkpoint.packed_loading import load_packed
 from expertly.checkpoint.shards import Entry, Reader, read_json, reader
 from expertly.checkpoint.streamed_loading import load_streamed
@@ -54,6 +55,8 @@ def load(
     context: int = CACHE_TOKENS,
     read_ahead: bool = True,
     lower: str | Path | None = None,
+    device: str | None = None,
+    device_memory: str | int | None = None,
     threads: int | None = None,
     kernels: str = "",
 ) -> NativeDecoder: ...
@@ -66,6 +69,8 @@ def load(
     context: int = CACHE_TOKENS,
     read_ahead: bool = True,
     lower: str | Path | None = None,
+    device: str | None = None,
+    device_memory: str | int | None = None,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder: ...
@@ -77,6 +82,8 @@ def load(
     context: int = CACHE_TOKENS,
     read_ahead: bool = True,
     lower: str | Path | None = None,
+    device: str | None = None,
+    device_memory: str | int | None = None,
     threads: int | None = None,
     kernels: str = "",
 ) -> Decoder | NativeDecoder:
@@ -94,11 +101,42 @@ def load(
     `read_ahead` some before that, in what time the disk has. `lower` is the same model at fewer
     bits, packed or GGUF, whose experts are read where `approximate` with lower:F asks for them.
 
+    With `device` ("cuda", "cuda:1") that GPU holds and computes as many experts as
+    `device_memory` of it has room for (most of what is free unless given); see docs/ladder.md.
+
     Peak memory is one copy of the weights plus one tensor. Raises InputError for an unknown
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
     _check_known(dtype, kernels)
     threads = threads or usable_cores()
+    if device is None:
+        if device_memory is not None:
+            raise InputError("memory of a device, but no device", hint="give --device cuda too")
+        return _load(model, dtype, memory, context, read_ahead, lower, threads, kernels)
+    _check_dtype(model, dtype or "native", _NATIVE)
+    if lower is not None:
+        raise InputError(
+            "a lower copy of experts with a device, which holds full ones alone",
+            hint="leave out one of them",
+        )
+    place = device_of(device)
+    decoder = _load(model, dtype or "native", memory, context, read_ahead, None, threads, kernels)
+    assert isinstance(decoder, NativeDecoder)
+    put_on_device(decoder, place, device_memory, threads)
+    return decoder
+
+
+def _load(
+    model: str | Path,
+    dtype: str | None,
+    memory: str | int | None,
+    context: int,
+    read_ahead: bool,
+    lower: str | Path | None,
+    threads: int,
+    kernels: str,
+) -> Decoder | NativeDecoder:
+    """On the processor alone."""
     if memory is not None:
         _check_kept(model, dtype)
         return load_streamed(

@@ -37,6 +37,8 @@ class Request:
     memory: str | None
     context: int
     read_ahead: bool
+    device: str | None
+    device_memory: str | None
     approximate: str | None
     lower: str | None
     trace: Path | None
@@ -66,7 +68,7 @@ def run(request: Request) -> None:
 
 def _load(name: str, request: Request) -> Model:
     if request.dtype in ("float32", "bfloat16"):
-        for option in ("memory", "approximate"):
+        for option in ("memory", "device", "approximate"):
             if getattr(request, option) is not None:
                 raise InputError(
                     f"--{option} with --dtype {request.dtype}, which torch computes",
@@ -80,6 +82,8 @@ def _load(name: str, request: Request) -> Model:
         context=request.context,
         read_ahead=request.read_ahead,
         lower=request.lower,
+        device=request.device,
+        device_memory=request.device_memory,
         threads=request.threads,
     )
     assert isinstance(model, NativeDecoder)

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from expertly.cli.store_options import Approximate, Context, Lower, Memory, ReadAhead
+from expertly.cli.store_options import (
+    Approximate,
+    Context,
+    Device,
+    DeviceMemory,
+    Lower,
+    Memory,
+    ReadAhead,
+)
 
 Model = Annotated[
     str | None,
@@ -90,6 +98,8 @@ def command(
     memory: Memory = None,
     context: Context = 4096,
     read_ahead: ReadAhead = True,
+    device: Device = None,
+    device_memory: DeviceMemory = None,
     approximate: Approximate = None,
     lower: Lower = None,
     trace: Trace = None,
@@ -122,6 +132,8 @@ def command(
             memory=memory,
             context=context,
             read_ahead=read_ahead,
+            device=device,
+            device_memory=device_memory,
             approximate=approximate,
             lower=lower,
             trace=trace,

@@ -25,6 +25,23 @@ ReadAhead = Annotated[
         help="With --memory: read experts before they are asked for, in what time the disk has."
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="GPU",
+        help="cuda or cuda:N: that GPU holds and computes as many experts as it has room for "
+        "(docs/ladder.md).",
+        show_default="the processor alone",
+    ),
+]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="With --device: what its experts may take there, as 6GB.",
+        show_default="most of what is free",
+    ),
+]
 Approximate = Annotated[
     str | None,
     typer.Option(

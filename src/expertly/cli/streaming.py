@@ -16,13 +16,13 @@ from expertly.model import Model, NativeDecoder
 from expertly.model.approximate import Approximation
 from expertly.store import Streamed
 from expertly.store.probe import DiskProbe
-from expertly.store.report import report
+from expertly.store.report import ladder_report, report
 from expertly.store.trace import About, TraceWriter
 
 
 @contextmanager
 def reported(model: Model) -> Iterator[None]:
-    """Say at the end what was not the model's own, and what the store did, if there is one."""
+    """Say at the end what was not the model's own, and what store and device did, if any."""
     store = model.store if isinstance(model, NativeDecoder) else None
     begin = time.perf_counter()
     try:
@@ -35,6 +35,9 @@ def reported(model: Model) -> Iterator[None]:
             rate = _disk_rate(store, model.expert_bytes[0])
             note(str(report(store.tally, store.slots.count, seconds, rate)))
             store.close()
+        if isinstance(model, NativeDecoder) and model.tier is not None:
+            note(str(ladder_report(model.tier.ladder, model.tier.device.slot_bytes)))
+            model.tier.close()
 
 
 def _disk_rate(store: Streamed, expert_bytes: int) -> float | None:

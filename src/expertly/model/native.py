@@ -4,7 +4,7 @@ A layer is two calls: up to the router's choice, then the experts. Tokens are ro
 left out before the first of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from expertly import _native
 from expertly.config import Attention, Dense, Glu, Mixture, ModelConfig, SoftMixture
+from expertly.device import DeviceTier, HostExpert
 from expertly.errors import ConfigError
 from expertly.mixture import Choice, Routing, Tokens
 from expertly.mixture.routing import sort_rows, to_routing
@@ -77,6 +78,8 @@ class NativeDecoder:
         self._head_bias = weights.vector("b_head_V")
         # where experts come from that are not all in memory
         self.store: ExpertStore | None = None
+        # a device that holds some experts and computes them
+        self.tier: DeviceTier | None = None
         # what a memory budget means for this model, in words
         self.budget: str | None = None
         # told what each mixture layer chooses: layer, position_T, ids_TK, weight_TK
@@ -98,6 +101,14 @@ class NativeDecoder:
     ) -> None:
         """An expert's weights are elsewhere now."""
         self._layers[layer].place(expert, gate, up, down)
+
+    def host_expert(self, layer: int, expert: int) -> HostExpert:
+        """Where an expert lies now, for whoever copies it."""
+        rule = self.config.layers[layer].feed_forward
+        assert isinstance(rule, Mixture)
+        gate, up, down, *biases = self._layers[layer].expert(expert)
+        gate_bias, up_bias = (None if bias is None else bias.ravel() for bias in biases)
+        return HostExpert(gate, up, down, gate_bias, up_bias, rule.glu)
 
     def new_cache(self, batch_size: int = 1) -> PagedCache:
         return PagedCache(self.config, batch_size)
@@ -181,7 +192,9 @@ class NativeDecoder:
                 found.append(_routing(self._choice(layer, rule), rule, is_token_BS))
             if self.watch is not None and isinstance(rule, Mixture):
                 self.watch(index, position_T, *self._choice(layer, rule)[:2])
-            if self.store is not None and isinstance(rule, Mixture):
+            if self.tier is not None and isinstance(rule, Mixture):
+                self._run_tiered(self.tier, index, layer)
+            elif self.store is not None and isinstance(rule, Mixture):
                 self._run_stored(self.store, index, layer)
             else:
                 step.feed_forward(layer)
@@ -203,13 +216,29 @@ class NativeDecoder:
             self._step.add_experts(layer, group)
         self._step.end_experts(layer)
 
+    def _run_tiered(self, tier: DeviceTier, index: int, layer: _native.Layer) -> None:
+        """The chosen experts on a device and here; sums run in slot order wherever they are."""
+        ids, counts = np.unique(self._step.choice(layer)[0], return_counts=True)
+        rows = {e: n for e, n in zip(ids.tolist(), counts.tolist(), strict=True) if e >= 0}
+        store = self.store
+        self._step.begin_experts(layer)
+        tier.run(
+            index,
+            rows,
+            _Turn(self._step, layer),
+            store,
+            None if store is None else lambda: self._look_ahead(store, index),
+        )
+        self._step.end_experts(layer)
+
     def _look_ahead(self, store: ExpertStore, index: int) -> None:
         """Have the next mixture's experts read that it would choose if it came now: a layer changes
         the residual little."""
         later = next((i for i in self._mixtures if i > index), self._mixtures[0])
         if later > index and store.looks_ahead():
             ids = self._step.expected(self._layers[later])
-            store.prefetch(later, list(dict.fromkeys(ids)))
+            wanted = list(dict.fromkeys(ids))
+            store.prefetch(later, self.tier.missing(later, wanted) if self.tier else wanted)
 
     def _logits(self, is_token_BS: NDArray[np.bool_], which: Literal["all", "last"]) -> Tensor:
         B, S = is_token_BS.shape
@@ -230,6 +259,22 @@ class NativeDecoder:
 def without_copies(ids_TK: Numbers, num_experts: int) -> Numbers:
     """The experts that these are copies of; -1 stays."""
     return np.where(ids_TK < 0, ids_TK, ids_TK % num_experts).astype(np.int32)
+
+
+class _Turn:
+    """A layer's experts in a step that has begun them."""
+
+    def __init__(self, step: _native.Step, layer: _native.Layer) -> None:
+        self._step, self._layer = step, layer
+
+    def rows_of(self, experts: Sequence[int]) -> Floats:
+        return self._step.rows_of(self._layer, experts)
+
+    def put_rows(self, experts: Sequence[int], y_RD: Floats) -> None:
+        self._step.put_rows(self._layer, experts, y_RD)
+
+    def add(self, experts: Sequence[int]) -> None:
+        self._step.add_experts(self._layer, experts)
 
 
 def check_native(config: ModelConfig) -> None:

@@ -40,6 +40,7 @@ class ExpectedUse:
         self._rates = np.zeros((shape[0], len(half_lives), shape[1]))
         self._turns = np.zeros(shape[0])
         self._next = np.full(shape, np.inf)
+        self._chance = np.zeros(shape)
         self._is_held = np.zeros(shape, bool)
         # lower copies of experts that are held
         self._is_covered = np.zeros(shape, bool)
@@ -57,7 +58,12 @@ class ExpectedUse:
         if self._has_lower:
             count = self._num_experts[layer]
             chance[:count] += chance[count : 2 * count]
+        self._chance[layer] = chance
         self._next[layer] = self._now + self._num_layers / chance
+
+    def chance(self, key: Key) -> float:
+        """Of its use in a turn of its layer; 0 before the first turn."""
+        return float(self._chance[key])
 
     def add(self, key: Key) -> None:
         self._hold(key, True)

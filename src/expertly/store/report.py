@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from expertly.store.ladder import Ladder
 from expertly.store.replay import belady
 from expertly.store.tally import Tally
 
@@ -67,3 +68,39 @@ def report(
 
 def _share(num_bytes: int, rate: float | None, seconds: float) -> float | None:
     return num_bytes / rate / seconds if rate and seconds > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderReport:
+    """`device_share`: of all uses of experts, each once a layer's turn, those that the device
+    computed."""
+
+    num_held: int
+    uses: int
+    device_share: float
+    copied_bytes: int
+    failures: int
+    is_off: bool
+
+    def __str__(self) -> str:
+        failed = f", {self.failures:,} failures" * bool(self.failures)
+        ended = ", so it was not asked any more" * self.is_off
+        return (
+            f"device: {self.num_held:,} experts in its memory; {self.device_share:.1%} of "
+            f"{self.uses:,} uses computed there, {1 - self.device_share:.1%} on the processor; "
+            f"{self.copied_bytes / 1e6:,.1f} MB copied{failed}{ended}"
+        )
+
+
+def ladder_report(ladder: Ladder, expert_bytes: int) -> LadderReport:
+    """`expert_bytes` on the device."""
+    tally = ladder.tally
+    uses = tally.on_device + tally.on_host
+    return LadderReport(
+        num_held=len(ladder.slots),
+        uses=uses,
+        device_share=tally.on_device / uses if uses else 0.0,
+        copied_bytes=tally.copies * expert_bytes,
+        failures=tally.failures,
+        is_off=ladder.is_off,
+    )
