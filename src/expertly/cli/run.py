@@ -119,23 +119,22 @@ def command(
         stop=tuple(stop or ()),
         seed=seed,
     )
-    run(
-        Request(
-            words=tuple(word for word in (model, prompt) if word is not None),
-            sampling=sampling,
-            dtype=dtype,
-            system=system,
-            wants_chat=chat,
-            shows_experts=show_experts,
-            is_json=as_json,
-            threads=threads,
-            memory=memory,
-            context=context,
-            read_ahead=read_ahead,
-            device=device,
-            device_memory=device_memory,
-            approximate=approximate,
-            lower=lower,
-            trace=trace,
-        )
+    request = Request(
+        words=tuple(word for word in (model, prompt) if word is not None),
+        sampling=sampling,
+        dtype=dtype,
+        system=system,
+        wants_chat=chat,
+        shows_experts=show_experts,
+        is_json=as_json,
+        threads=threads,
+        memory=memory,
+        context=context,
+        read_ahead=read_ahead,
+        device=device,
+        device_memory=device_memory,
+        approximate=approximate,
+        lower=lower,
+        trace=trace,
     )
+    run(request)
