@@ -55,6 +55,9 @@ MACHINES = {
     "unpacked on the way": Machine(stage=5e-3),
     "slow device": Machine(device=8e-4, device_row=8e-5),
     "quick processor": Machine(host=1e-5, host_row=1e-6, launch=3e-5),
+    "dear launches": Machine(
+        num_slots=LAYERS * EXPERTS, launch=5e-5, host=2.8e-5, host_row=1.5e-6, device=1.7e-6
+    ),
     "everything fits": Machine(num_slots=LAYERS * EXPERTS),
 }
 

@@ -86,7 +86,7 @@ def test_nothing_is_wanted_while_the_link_is_busy_for_longer_than_a_copy() -> No
 
 def test_a_device_that_saves_nothing_is_given_nothing() -> None:
     ladder = measured()
-    ladder.costs.launch.took(5.0, 1, 1)
+    ladder.costs.launch.took(50.0, 1, 1)
     ladder.plan(0.0, 0, {3: 1}, {3})
     assert not ladder.wants(0.0, (0, 3))
 

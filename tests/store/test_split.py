@@ -17,8 +17,9 @@ def costs_of(
     """Seconds of an expert with 16 rows, half of them its own share and half its rows'; of a
     copy."""
     costs = Costs()
-    for pace, seconds in ((costs.host, host), (costs.launch, launch), (costs.device, device)):
+    for pace, seconds in ((costs.host, host), (costs.device, device)):
         pace.took(seconds, 1, 16)
+    costs.launch.took(launch, 1, 1)
     costs.stage.took(stage, 1, 0)
     costs.link.took(link, 1, 0)
     return costs
@@ -135,11 +136,11 @@ def finish(jobs: list[Job], copied: int, costs: Costs) -> float:
     """All of these are missing: the first are copied, the others computed here."""
     host = device = staged = arrival = 0.0
     for job in jobs[:copied]:
-        host += costs.stage.seconds(1, 0) + costs.launch.seconds(1, job.rows)
+        host += costs.stage.seconds(1, 0) + costs.launch.seconds(1, 1)
         staged += costs.stage.seconds(1, 0)
         arrival = max(arrival, staged) + costs.link.seconds(1, 0)
         device = max(device, arrival) + costs.device.seconds(1, job.rows)
-        staged += costs.launch.seconds(1, job.rows)
+        staged += costs.launch.seconds(1, 1)
     host += sum(costs.host.seconds(1, job.rows) for job in jobs[copied:])
     return max(host, device)
 

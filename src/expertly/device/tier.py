@@ -98,7 +98,7 @@ class DeviceTier:
         except _FAILURES:
             return
         if count:
-            costs.launch.took(launched, 1, count)
+            costs.launch.took(launched, 1, 1)
             costs.device.took(seconds, 1, count)
 
     def run(
@@ -181,7 +181,7 @@ class DeviceTier:
         except _FAILURES:
             self._lose(layer, experts, slots)
             return []
-        self.ladder.costs.launch.took(self._clock() - begin, len(experts), sum(counts))
+        self.ladder.costs.launch.took(self._clock() - begin, 1, len(experts))
         return [_Asked(answer, tuple(experts), slots)]
 
     def _through(

@@ -181,7 +181,7 @@ class Ladder:
     def _saving(self) -> float:
         """What it spares the processor if the device has an expert, for one row."""
         costs = self.costs
-        return costs.host.seconds(1, 1) - costs.launch.seconds(1, 1) - costs.device.seconds(1, 1)
+        return costs.host.seconds(1, 1) - costs.launch.seconds(0, 1) - costs.device.seconds(1, 1)
 
     def _arrival(self, now: float, key: Key) -> float | None:
         if key not in self.slots:

@@ -32,7 +32,8 @@ class Job:
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """Seconds. `launch` and `stage` (a copy's preparation) are the processor's, `device` and `link`
-    (the copy itself) pass beside it."""
+    (the copy itself) pass beside it. A launch's share of an
+    "expert" is a call's, its share of a "row" an expert's."""
 
     host: Pace = field(default_factory=Pace)
     launch: Pace = field(default_factory=Pace)
@@ -100,7 +101,7 @@ def _with_copies(
     most_copies: int,
 ) -> Split:
     """The best number of copies when the processor computes `moved`."""
-    launched = costs.launch.seconds(len(held), _rows(held))
+    launched = costs.launch.seconds(1, len(held)) if held else 0.0
     host = launched + costs.host.seconds(len(moved) + len(missing), _rows(moved) + _rows(missing))
     device = launched
     for job in held:
@@ -110,7 +111,7 @@ def _with_copies(
     link, stage = costs.link.seconds(1, 0), costs.stage.seconds(1, 0)
     staged, arrival = launched, max(0.0, lag)
     for count, job in enumerate(missing[:most_copies], 1):
-        launch = costs.launch.seconds(1, job.rows)
+        launch = costs.launch.seconds(1, 1)
         host += stage + launch - costs.host.seconds(1, job.rows)
         staged += stage
         arrival = max(arrival, staged) + link
