@@ -1,4 +1,5 @@
-"""Reading ahead, on a disk of set bandwidth and latency: `python -m benchmarks.prefetch`.
+"""Reading ahead, on a disk of set bandwidth and latency: `python -m benchmarks.prefetch`; on the
+real one, with a model larger than its memory: `python -m benchmarks.prefetch --model FILE`.
 
 The real store under a made-up decoder: layers that take a set time, choices drawn as real routers
 were seen to choose, a forecast that names a share of the next layer's experts. Three disks: one
@@ -6,25 +7,33 @@ that is busy almost always, one half used, one idle; with and without reading ah
 in steady work as with pauses between tokens.
 """
 
+import argparse
 import itertools
 import json
 import random
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from expertly.bench.modelled import MEASURED, drawn
+from expertly.bench.work import random_ids
+from expertly.checkpoint.apart import apart
+from expertly.checkpoint.streamed_loading import num_chosen, num_experts, stream
+from expertly.machine import usable_cores
 from expertly.store import ExpectedUse, Streamed
 from expertly.store.policies import Key
 
 LAYERS, EXPERTS, CHOSEN, SHARE = 12, 64, 8, 0.4
 EXPERT_BYTES = 2_000_000
 BANDWIDTH, LATENCY = 2e9, 2e-4
-TOKENS, PAIRS, ACCURACY = 24, 5, 0.8
+TOKENS, PAIRS, REAL_PAIRS, ACCURACY = 24, 5, 15, 0.8
 # of what a layer's missing experts take to read, so much is computed in a layer
 DISKS = {"saturated": 0.05, "half used": 1.0, "idle": 6.0}
 # between two tokens, as while somebody reads or a tool answers; not counted
@@ -127,15 +136,54 @@ class Run:
             self.store.prefetch(layer, list(dict.fromkeys(forecast(layers[layer], self._source))))
 
 
-def compare(compute_seconds: float, pause_seconds: float) -> dict[str, float]:
+class Real:
+    """A model on the real disk, with its routers' choices, which forecasts foresee, or others'."""
+
+    def __init__(self, path: Path, is_own: bool) -> None:
+        model = apart(path, usable_cores())
+        slots = int(SHARE * len(model.experts.pieces))
+        self._model = stream(model, slots, usable_cores())
+        config = self._model.config
+        if not is_own:
+            self._model.rechoose = drawn(MEASURED, num_experts(config), num_chosen(config))
+        assert isinstance(self._model.store, Streamed)
+        self.store = self._model.store
+        self._ids = itertools.cycle(random_ids(config.vocab_size, 4096, 0))
+        self._cache = self._model.new_cache()
+
+    def seconds(self, tokens: int) -> float:
+        began = time.perf_counter()
+        for _ in range(tokens):
+            ids = torch.tensor([[next(self._ids)]])
+            self._model(ids, cache=self._cache, logits="last")
+        return time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class RealRun:
+    """With or without reading ahead, of one arena: two of them lie on other pages of memory, which
+    alone made one a tenth quicker than the other."""
+
+    real: Real
+    is_looking_ahead: bool
+
+    @property
+    def store(self) -> Streamed:
+        return self.real.store
+
+    def seconds(self, tokens: int) -> float:
+        self.store.is_looking_ahead = self.is_looking_ahead
+        return self.real.seconds(tokens)
+
+
+def compare(runs: dict[bool, "Run | RealRun"], pairs: int = PAIRS) -> dict[str, float]:
     """How much quicker reading ahead is: the median of pairs, and their quartiles."""
-    tokens = (PAIRS + 1) * TOKENS
-    runs = {on: Run(compute_seconds, on, tokens, pause_seconds) for on in (False, True)}
     for run in runs.values():
         run.seconds(TOKENS)
     ratios = []
-    for _ in range(PAIRS):
-        seconds = {on: run.seconds(TOKENS) for on, run in runs.items()}
+    for pair in range(pairs):
+        turns = (False, True) if pair % 2 else (True, False)
+        seconds = {on: runs[on].seconds(TOKENS) for on in turns}
         ratios.append(seconds[False] / seconds[True])
     tally = runs[True].store.tally
     for run in runs.values():
@@ -156,12 +204,28 @@ def missing_seconds() -> float:
     return misses * EXPERT_BYTES / BANDWIDTH
 
 
-def main() -> None:
-    each, found = missing_seconds(), {}
+def made_up() -> Iterator[tuple[str, dict[str, float]]]:
+    each, tokens = missing_seconds(), (PAIRS + 1) * TOKENS
     for pause, (disk, share) in itertools.product(PAUSES_SECONDS, DISKS.items()):
-        name = f"{disk}, with pauses" if pause else disk
-        found[name] = compare(share * each, pause)
-        said = {key: round(value, 3) for key, value in found[name].items()}
+        runs = {on: Run(share * each, on, tokens, pause) for on in (False, True)}
+        yield f"{disk}, with pauses" if pause else disk, compare(runs)
+
+
+def real(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    for is_own, choices_of in ((True, "its routers' choices"), (False, "choices as measured")):
+        model = Real(path, is_own)
+        runs: dict[bool, Run | RealRun] = {on: RealRun(model, on) for on in (False, True)}
+        yield f"{path.name}, {choices_of}", compare(runs, REAL_PAIRS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prefetch", description=__doc__)
+    parser.add_argument("--model", type=Path)
+    options = parser.parse_args()
+    found = {}
+    for name, quicker in real(options.model) if options.model else made_up():
+        found[name] = quicker
+        said = {key: round(value, 3) for key, value in quicker.items()}
         print(f"{name}: {said}", flush=True)
     print(json.dumps(found))
 

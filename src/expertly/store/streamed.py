@@ -49,7 +49,7 @@ class ExpertStore(Protocol):
 
 class Streamed:
     """An arena of `num_slots`, which the source fills. `place(layer, expert, slot)` is told where
-    an expert will lie before it is read there.
+    an expert will lie before it is read there. `is_looking_ahead` may be changed between layers.
 
     One thread asks; the readers only fill memory.
     """
@@ -83,7 +83,7 @@ class Streamed:
         self._ahead: set[Key] = set()
         # of the layer that is being computed
         self._needed: AbstractSet[Key] = frozenset()
-        self._is_looking_ahead = is_looking_ahead
+        self.is_looking_ahead = is_looking_ahead
         self.lookahead = Lookahead()
         self.tally = Tally()
 
@@ -121,7 +121,7 @@ class Streamed:
                 del left[key]
 
     def looks_ahead(self) -> bool:
-        return self._is_looking_ahead and self.lookahead.allowed() > 0
+        return self.is_looking_ahead and self.lookahead.allowed() > 0
 
     def prefetch(self, layer: int, experts: Sequence[int]) -> None:
         """As many of these, in their order, as the disk has time for."""
