@@ -7,6 +7,7 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,12 +78,13 @@ def run(python: str, code: str, model: Path, limit: int, threads: int, seconds: 
         assert process.stdout is not None
         began = time.monotonic()
         # a process that makes no progress is not waited for
-        watch = subprocess.Popen(["sh", "-c", f"sleep {seconds + 240}; kill -9 {process.pid}"])
+        watch = threading.Timer(seconds + 240, process.kill)
+        watch.start()
         for line in process.stdout:
             times.append(float(line))
             read.append(_read_bytes(process.pid) or read[-1])
         ended = process.wait()
-        watch.kill()
+        watch.cancel()
         peak = int((group / "memory.max_usage_in_bytes").read_text())
     return {"exit": ended, "start": began, "times": times, "read": read, "peak_bytes": peak}
 
