@@ -165,3 +165,8 @@ def test_a_bench_says_in_its_json_that_answers_are_approximate(
     options = ["--prefill", "8", "--decode", "0", "--batch", "1", "--pairs", "1", "--json"]
     assert main(["bench", str(folder), *options, "--approximate", "top:2"]) == 0
     assert '"approximate": "top:2"' in capsys.readouterr().out
+
+
+def test_a_budget_names_the_bundled_model_that_it_cannot_be_given_for(capsys) -> None:
+    assert main(["run", "--memory", "8GB"]) == 2
+    assert "a memory budget for the bundled model, whose experts" in capsys.readouterr().err

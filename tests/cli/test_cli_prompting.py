@@ -15,6 +15,8 @@ from expertly.cli.prompting import split
         (("",), ("", None)),
         (("owner/name",), ("owner/name", None)),
         (("./no/such/folder",), ("./no/such/folder", None)),
+        (("nosuch.gguf",), ("nosuch.gguf", None)),
+        (("What is a .gguf",), ("", "What is a .gguf")),
         (("Is it this and/or that?",), ("", "Is it this and/or that?")),
         (("Once",), ("", "Once")),
         (("-",), ("", "-")),

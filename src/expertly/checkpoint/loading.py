@@ -150,7 +150,7 @@ def _load(
         )
     if lower is not None:
         raise InputError(
-            f"a lower copy of {model}'s experts, which are all in memory",
+            f"a lower copy of the experts of {_named(model)}, which are all in memory",
             hint="give a memory budget, or leave out the copy",
         )
     return _load_whole(model, dtype, threads, kernels)
@@ -195,9 +195,14 @@ def _check_known(dtype: str | None, kernels: str) -> None:
 def _check_kept(model: str | Path, dtype: str | None) -> None:
     if dtype not in (None, "native"):
         raise InputError(
-            f"dtype {dtype} with a memory budget for {model}: experts are read as they are stored",
+            f"dtype {dtype} with a memory budget for {_named(model)}: experts are read as they are "
+            "stored",
             hint="pack it at the width that you want: expertly pack MODEL FOLDER --bits 4",
         )
+
+
+def _named(model: str | Path) -> str:
+    return str(model) or "the bundled model"
 
 
 def _apart_path(model: str | Path) -> Path:
@@ -205,7 +210,7 @@ def _apart_path(model: str | Path) -> Path:
     path = Path(model) if str(model).endswith(".gguf") else locate(model)
     if not (path.suffix == ".gguf" or is_packed(path)):
         raise InputError(
-            f"a memory budget for {model}, whose experts cannot be read one by one",
+            f"a memory budget for {_named(model)}, whose experts cannot be read one by one",
             hint="pack it first: expertly pack MODEL FOLDER",
         )
     return path
@@ -214,7 +219,7 @@ def _apart_path(model: str | Path) -> Path:
 def _check_dtype(model: str | Path, dtype: str, known: tuple[str, ...]) -> None:
     if dtype not in known:
         raise InputError(
-            f"dtype {dtype} for {model}, whose weights run on the native kernels alone",
+            f"dtype {dtype} for {_named(model)}, whose weights run on the native kernels alone",
             hint=f"use {' or '.join(known)}",
         )
 

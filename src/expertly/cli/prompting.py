@@ -12,11 +12,12 @@ DEFAULT_PROMPT = "Question:"
 
 def split(words: tuple[str, ...]) -> tuple[str, str | None]:
     """The model ("" is the bundled one) and the prompt. A single word is the model if it exists
-    as a path, or has a slash and no white space."""
+    as a path, or has no white space and a slash or a file's ending, .gguf."""
     if len(words) != 1:
         return (words[0], words[1]) if words else ("", None)
     [word] = words
-    looks_like_one = "/" in word and not any(map(str.isspace, word))
+    is_one_word = not any(map(str.isspace, word))
+    looks_like_one = is_one_word and ("/" in word or word.endswith(".gguf"))
     if word == "" or looks_like_one or os.path.exists(word):
         return word, None
     return "", word

@@ -20,7 +20,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A folder, a .gguf file or a hub id. A single argument is the model if such a path "
-        "exists, or if it has a slash and no space; otherwise it is the prompt. "
+        "exists, or if it has no space and a slash or ends in .gguf; otherwise it is the prompt. "
         '"" is the bundled model.',
         show_default="the bundled model",
     ),
