@@ -22,7 +22,7 @@ from expertly.config import (
 from expertly.errors import ConfigError
 from expertly.families import parameters, read_config
 from expertly.model import Decoder
-from expertly.model.native import check_native
+from expertly.model.native_layers import check_native
 from expertly.planner import costs
 
 D, G, C, E, K, F = 20, 2, 6, 5, 3, 9

@@ -11,7 +11,7 @@ from expertly.config import Mixture, ModelConfig, Router
 from expertly.errors import ConfigError
 from expertly.families import parameters
 from expertly.model import Decoder, NativeDecoder, initialise
-from expertly.model.native import check_native
+from expertly.model.native_layers import check_native
 from expertly.model.weights import NativeWeights
 
 every_rule = pytest.mark.parametrize("name", router_rules.NAMES)

@@ -25,7 +25,7 @@ from expertly.families.naming import Part, Stored, is_table
 from expertly.formats.packed import is_packed
 from expertly.machine import usable_cores
 from expertly.model import Decoder, NativeDecoder
-from expertly.model.native import check_native
+from expertly.model.native_layers import check_native
 from expertly.model.weights import NativeWeights
 from expertly.text import Tokenizer
 from expertly.text.gguf_tokenizer import tokenizer_of

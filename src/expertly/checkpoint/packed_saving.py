@@ -30,7 +30,7 @@ from expertly.errors import CheckpointError, OutputError
 from expertly.families import parameters, read_config
 from expertly.formats.packed_header import PAGE, Blob
 from expertly.formats.packed_writer import Content, write
-from expertly.model.native import check_native
+from expertly.model.native_layers import check_native
 from expertly.model.weights import Floats, Place, is_router
 from expertly.text import Tokenizer
 

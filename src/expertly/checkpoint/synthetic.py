@@ -34,7 +34,7 @@ from expertly.errors import OutputError
 from expertly.formats.packed import is_packed
 from expertly.formats.packed_header import Blob, Piece
 from expertly.formats.packed_writer import Content, write
-from expertly.model.native import check_native
+from expertly.model.native_layers import check_native
 
 # says that the weights beside it are random, and how they were drawn
 MARK = "synthetic.json"

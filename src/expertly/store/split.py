@@ -32,8 +32,8 @@ class Job:
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """Seconds. `launch` and `stage` (a copy's preparation) are the processor's, `device` and `link`
-    (the copy itself) pass beside it. A launch's share of an
-    "expert" is a call's, its share of a "row" an expert's."""
+    (the copy itself) pass beside it. A launch's share of an "expert" is a call's, its share of a
+    "row" an expert's."""
 
     host: Pace = field(default_factory=Pace)
     launch: Pace = field(default_factory=Pace)
