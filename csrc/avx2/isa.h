@@ -15,10 +15,10 @@ namespace {
 
 struct Avx2 {
     static constexpr int lanes = 8;
-    static constexpr int max_rows = 4;
+    static constexpr int max_rows = 6;
     static constexpr int gemm_rows = 6;  // with two vectors each
     static constexpr bool multiplies_bf16 = false;  // quicker than floats
-    static constexpr int max_sums = 4;  // rows times tiles side by side; 0: a tile by itself
+    static constexpr int max_sums = 6;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = true;  // sums of products two at a time, in 16 bits
     using Bytes = __m256i;

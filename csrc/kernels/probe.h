@@ -81,6 +81,14 @@ inline uint32_t probe_read(const uint8_t* data, int64_t num_bytes) {
     return fold(lines);
 }
 
+// as few instructions as tiles spend on a step: pairs of products widen once a group there
+template <class I>
+I_INLINE typename I::Ints cheapest_dot(typename I::Ints sum, typename I::Bytes w,
+                                       const int8_t* q) {
+    if constexpr (I::has_pairs) return I::dot_pairs(sum, w, q);
+    else return I::dot(sum, w, q);
+}
+
 template <class I>
 uint32_t probe_int8(int64_t rounds) {
     using Sum = typename I::Ints;
@@ -92,13 +100,13 @@ uint32_t probe_int8(int64_t rounds) {
     Several<Ints<I>, kProbeSums<I>> sums;
     sums.each([&](Sum& sum) {
         forget(weights, other);
-        sum = I::dot(I::zero(), I::load(weights), other);
+        sum = cheapest_dot<I>(I::zero(), I::load(weights), other);
     });
     for (int64_t round = 0; round < rounds; ++round) {
         forget(weights, other);
         int at = 0;
         sums.each([&](Sum& sum) {
-            sum = I::dot(sum, I::load(weights), other + at);
+            sum = cheapest_dot<I>(sum, I::load(weights), other + at);
             at += apart;
         });
     }
