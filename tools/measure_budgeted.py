@@ -68,9 +68,16 @@ experts, and either takes as much of it as the larger, so a lower copy saves rea
 where more experts at fewer bits would do, run the smaller model alone. A full copy stays in memory
 by all uses of its expert, and a lower one goes first while the full one is there.
 
-Where the disk is what bounds: a model of OLMoE-1B-7B's shape at 8 bits (random weights, `bench
---synthetic`, 4 GB for 7.4 GB of it, 2 cores) decoded 8.2 tokens a second and read 183 MB a token;
-with a copy at 4 bits 9.8 and 125 MB by `lower:1`, 10.6 and 99 MB by `lower:1000`.
+Where the disk is what bounds: a model of OLMoE-1B-7B's shape at 8 bits (random weights, 4 GB for
+7.4 GB of it, 2 cores) decoded 8.2 tokens a second and read 183 MB a token; with a copy at 4 bits
+9.8 and 125 MB by `lower:1`, 10.6 and 99 MB by `lower:1000`:
+
+```
+expertly bench --synthetic OLMoE-1B-7B-0924 --bits 8 --out full --memory 4GB
+expertly bench --synthetic OLMoE-1B-7B-0924 --bits 4 --out smaller --memory 4GB
+expertly bench full --memory 4GB
+expertly bench full --memory 4GB --lower smaller --approximate lower:1
+```
 
 Measured on {machine}, with {share:.0%} of the experts in memory, token by token over
 held-out text of five kinds; KL is of the next token's distribution from that of the same weights
