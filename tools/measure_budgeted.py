@@ -70,7 +70,8 @@ by all uses of its expert, and a lower one goes first while the full one is ther
 
 Where the disk is what bounds: a model of OLMoE-1B-7B's shape at 8 bits (random weights, 4 GB for
 7.4 GB of it, 2 cores) decoded 8.2 tokens a second and read 183 MB a token; with a copy at 4 bits
-9.8 and 125 MB by `lower:1`, 10.6 and 99 MB by `lower:1000`:
+9.8 and 125 MB by `lower:1`, 10.6 and 99 MB by `lower:1000`. The first two commands write the models
+(and measure them with drawn choices), the last two measure these figures, with the router's own:
 
 ```
 expertly bench --synthetic OLMoE-1B-7B-0924 --bits 8 --out full --memory 4GB

@@ -13,6 +13,7 @@ from expertly.checkpoint import load
 from expertly.cli import main, show
 from expertly.cli.prompting import DEFAULT_PROMPT
 from expertly.engine import Engine, Sampling
+from expertly.store.trace import read_trace
 
 GREEDY = ["--temperature", "0", "--max-tokens", "12"]
 SAMPLING = Sampling(temperature=0.0, max_tokens=12)
@@ -323,3 +324,27 @@ def test_an_interrupt_ends_a_run_with_its_pace_and_130(endless, pace) -> None:
         assert run.returncode == 130
         assert all(json.loads(line) for line in out.splitlines())
         assert pace.fullmatch(errors.decode().strip())
+
+
+def test_a_trace_does_not_take_the_place_of_a_file(tmp_path, capsys) -> None:
+    there = tmp_path / "notes.txt"
+    there.write_text("mine")
+    assert main(["run", "", "Hello", "--max-tokens", "2", "--trace", str(there)]) == 2
+    assert there.read_text() == "mine"
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[-2:] == [
+        f"error: {there} exists already",
+        "hint: give another name or remove that file",
+    ]
+
+
+def test_an_error_leaves_no_trace(tmp_path) -> None:
+    path = tmp_path / "new.parquet"
+    assert main(["run", "", "", "--trace", str(path)]) == 2
+    assert not path.exists()
+
+
+def test_a_trace_is_there_after_a_run(tmp_path) -> None:
+    path = tmp_path / "new.parquet"
+    assert main(["run", "", "Hello", "--max-tokens", "2", "--trace", str(path)]) == 0
+    assert read_trace(path).num_tokens > 0

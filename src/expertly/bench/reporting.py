@@ -8,7 +8,7 @@ from expertly.bench.limits import Limit
 from expertly.bench.measuring import Reading, Row
 from expertly.machine import Machine
 
-_HEADER = f"{'work':<29}{'engine':<11}{'tokens/s':>10}{'quartiles':>18}{'of limit':>10}{'ratio':>8}"
+_HEADER = f"{'work':<29}{'engine':<11}{'tokens/s':>10}{'quartiles':>20}{'of limit':>10}{'ratio':>8}"
 
 
 def header(machine: Machine, threads: int, kernels: str, limits: Mapping[Limit, float]) -> str:
@@ -31,7 +31,7 @@ def table_row(row: Row) -> str:
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
     found = (
         f"{work + streams:<29}{row.engine:<11}{row.tokens_per_second:>10.1f}"
-        f"{f'{low:.1f} to {high:.1f}':>18}{row.share_of_limit:>10.0%}{ratio:>8}"
+        f"{f'{low:.1f} to {high:.1f}':>20}{row.share_of_limit:>10.0%}{ratio:>8}"
     )
     return found if row.reading is None else f"{found}\n{_read(row.reading)}"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from expertly.cli.output import note
 from expertly.config import Mixture
-from expertly.errors import CheckpointError, InputError
+from expertly.errors import CheckpointError, InputError, OutputError
 from expertly.model import Model, NativeDecoder
 from expertly.model.approximate import Approximation
 from expertly.store import Streamed
@@ -49,7 +49,10 @@ def _disk_rate(store: Streamed, expert_bytes: int) -> float | None:
 
 @contextmanager
 def traced(model: Model, path: Path | None) -> Iterator[None]:
-    """Write every routing decision to a file, if there is to be one."""
+    """Write every routing decision to a file, if there is to be one: a new one, which an error
+    leaves nothing of. What an interrupt leaves is whole as far as it goes.
+
+    Raises OutputError for a file that is there."""
     if path is None:
         yield
         return
@@ -58,12 +61,17 @@ def traced(model: Model, path: Path | None) -> Iterator[None]:
             "only mixtures on the native kernels are traced",
             hint="use --dtype native, or no --trace",
         )
-    with TraceWriter(path, about(model)) as writer:
-        model.watch = _Watch(writer)
-        try:
+    if path.exists():
+        raise OutputError(f"{path} exists already", hint="give another name or remove that file")
+    try:
+        with TraceWriter(path, about(model)) as writer:
+            model.watch = _Watch(writer)
             yield
-        finally:
-            model.watch = None
+    except Exception:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        model.watch = None
 
 
 class _Watch:
