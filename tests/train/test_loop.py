@@ -174,6 +174,31 @@ def test_resuming_nothing_begins_and_resuming_the_finished_changes_nothing(
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_more_steps_than_a_finished_run_had_make_a_final_model_of_their_own(
+    make_recipe: MakeRecipe, tmp_path: Path, quiet: Console
+) -> None:
+    first = train(make_recipe(), tmp_path / "run", console=quiet)
+    assert first.final is not None
+    before = (first.final / "model.safetensors").read_bytes()
+    longer = make_recipe(("steps = 8", "steps = 10"))
+    out = io.StringIO()
+    again = train(longer, tmp_path / "run", resume=True, console=Console(file=out, width=500))
+    assert again.step == 10 and again.final == first.final
+    assert "final is of an earlier end" in out.getvalue()
+    assert (tmp_path / "run" / "final-1" / "model.safetensors").read_bytes() == before
+    assert (again.final / "model.safetensors").read_bytes() != before
+
+
+def test_a_text_that_is_too_short_leaves_no_folder(
+    make_recipe: MakeRecipe, tmp_path: Path, quiet: Console
+) -> None:
+    recipe = make_recipe()
+    (tmp_path / "poem.txt").write_text("the owl")
+    with pytest.raises(InputError, match="tokens to train on"):
+        train(recipe, tmp_path / "run", console=quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_checkpoint_is_skipped_and_said_so(
     make_recipe: MakeRecipe, tmp_path: Path, quiet: Console
 ) -> None:

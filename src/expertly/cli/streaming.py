@@ -47,12 +47,16 @@ def _disk_rate(store: Streamed, expert_bytes: int) -> float | None:
     return None
 
 
+def check_trace(path: Path | None) -> None:
+    """Raises OutputError for a file that is there."""
+    if path is not None and path.exists():
+        raise OutputError(f"{path} exists already", hint="give another name or remove that file")
+
+
 @contextmanager
 def traced(model: Model, path: Path | None) -> Iterator[None]:
-    """Write every routing decision to a file, if there is to be one: a new one, which an error
-    leaves nothing of. What an interrupt leaves is whole as far as it goes.
-
-    Raises OutputError for a file that is there."""
+    """Write every routing decision to a file, if there is to be one: an error leaves nothing of it,
+    and what an interrupt leaves is whole as far as it goes."""
     if path is None:
         yield
         return
@@ -61,8 +65,6 @@ def traced(model: Model, path: Path | None) -> Iterator[None]:
             "only mixtures on the native kernels are traced",
             hint="use --dtype native, or no --trace",
         )
-    if path.exists():
-        raise OutputError(f"{path} exists already", hint="give another name or remove that file")
     try:
         with TraceWriter(path, about(model)) as writer:
             model.watch = _Watch(writer)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from expertly.train import checkpoints, watch
 from expertly.train.begin import Begun, begin, run_folder
 from expertly.train.board import Board
 from expertly.train.evaluate import score
+from expertly.train.files import writing
 from expertly.train.metrics import Metrics
 from expertly.train.progress import Display
 from expertly.train.recipe import Recipe
@@ -103,14 +105,17 @@ def _train(
         begun = begin(recipe, folder, note, ranks)
         state = begun.state
         note(_describe(begun))
+        sampler = Sampler(begun.packed, recipe.data.sequence, recipe.run.seed)
+        last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
+        if ranks.is_first and state.step < last:
+            _set_aside(folder / "final", note)
         with _metrics(recipe, folder, state.step, ranks) as metrics:
             display = Display(recipe.steps, state.step, console=console)
             run = _Run(recipe, folder, begun, metrics, display, begun.saved, ranks)
             try:
                 if run.saved is None:
                     _save(run)  # a disk that is too small shows before the work, not after
-                last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
-                _steps(run, last, stop)
+                _steps(run, sampler, last, stop)
                 final = _finish(run) if state.step >= recipe.steps else None
             finally:
                 display.close()
@@ -155,10 +160,9 @@ def _describe(begun: Begun) -> str:
     )
 
 
-def _steps(run: _Run, last: int, stop: Stop) -> None:
+def _steps(run: _Run, sampler: Sampler, last: int, stop: Stop) -> None:
     """Steps up to `last` or until asked to stop; the state is saved when this returns."""
     state, every = run.begun.state, run.recipe.run
-    sampler = Sampler(run.begun.packed, run.recipe.data.sequence, every.seed)
     while state.step < last and not _is_stopped(run, stop):
         began = time.monotonic()
         is_read = _is_due(state.step + 1, every.statistics_every)
@@ -269,6 +273,17 @@ def _save(run: _Run) -> None:
     run.saved = checkpoints.write_checkpoint(folder, state, run.begun.about, run.ranks)
     if run.ranks.is_first:
         checkpoints.retain(folder, run.recipe.run.keep, run.saved)
+
+
+def _set_aside(final: Path, note: Callable[[str], None]) -> None:
+    """A run that goes on beyond an end keeps that end's model under another name."""
+    if not final.is_dir():
+        return
+    others = (final.with_name(f"final-{number}") for number in count(1))
+    other = next(path for path in others if not path.exists())
+    with writing(final.parent):
+        final.rename(other)
+    note(f"{final} is of an earlier end: it is {other} now")
 
 
 def _finish(run: _Run) -> Path:
