@@ -68,6 +68,7 @@ extern const Kernels kGenericKernels;
 #ifdef EXPERTLY_X86
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
 #endif
 #ifdef EXPERTLY_ARM
 extern const Kernels kNeonKernels;

@@ -20,9 +20,11 @@ std::vector<const Kernels*> offered_kernels() {
                             __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") &&
                             __builtin_cpu_supports("avx512dq") &&
-                            __builtin_cpu_supports("avx512vnni") &&
-                            __builtin_cpu_supports("avx512bf16");
-    if (has_avx2 && has_avx512) found.push_back(&kAvx512Kernels);
+                            __builtin_cpu_supports("avx512vnni");
+    if (has_avx2 && has_avx512) {
+        if (__builtin_cpu_supports("avx512bf16")) found.push_back(&kAvx512Bf16Kernels);
+        found.push_back(&kAvx512Kernels);
+    }
     if (has_avx2) found.push_back(&kAvx2Kernels);
 #endif
 #ifdef EXPERTLY_ARM

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI and BF16: one vector holds all 16 rows of a tile.
+// AVX-512 with VNNI: one vector holds all 16 rows of a tile.
 #pragma once
 
 #include <immintrin.h>
@@ -15,7 +15,7 @@ struct Avx512 {
     static constexpr int lanes = 16;
     static constexpr int max_rows = 12;
     static constexpr int gemm_rows = 12;  // with two vectors each
-    static constexpr bool multiplies_bf16 = true;  // quicker than floats
+    static constexpr bool multiplies_bf16 = false;  // quicker than floats
     static constexpr int max_sums = 12;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
     static constexpr bool has_pairs = false;
@@ -72,8 +72,12 @@ struct Avx512 {
     static I_INLINE Floats dot_bf16(Floats acc, Bytes w, const uint16_t* x) {
         int32_t two;
         std::memcpy(&two, x, 4);
-        return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w),
-                                reinterpret_cast<__m512bh>(_mm512_set1_epi32(two)));
+        const Ints pair = _mm512_set1_epi32(two);
+        const Ints upper = _mm512_set1_epi32(static_cast<int>(0xFFFF0000));
+        const Floats first = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)),
+                                             _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)), acc);
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(w, upper)),
+                               _mm512_castsi512_ps(_mm512_and_si512(pair, upper)), first);
     }
 
     static I_INLINE Floats zero_float() { return _mm512_setzero_ps(); }
@@ -104,10 +108,9 @@ struct Avx512 {
     static I_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
 
     static I_INLINE void stream(float* p, Floats a) { _mm512_stream_ps(p, a); }
-    // subnormal numbers become zeros
     static I_INLINE void stream_bf16(uint16_t* p, Floats a, Floats b) {
-        _mm512_stream_si512(reinterpret_cast<__m512i*>(p),
-                            reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+        const Ints both = _mm512_inserti64x4(_mm512_castsi256_si512(to_bf16(a)), to_bf16(b), 1);
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(p), both);
     }
     static I_INLINE void transpose(Floats (&v)[lanes]) {
         Floats t[lanes];
@@ -132,10 +135,18 @@ struct Avx512 {
             v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD);
         }
     }
-    // subnormal numbers become zeros
+    // to nearest, ties to even; a NaN stays one
+    static I_INLINE __m256i to_bf16(Floats a) {
+        const Ints bits = _mm512_castps_si512(a), upper = _mm512_srli_epi32(bits, 16);
+        const Ints odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+        const Ints up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+        const Ints rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, up), 16);
+        const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+        return _mm512_cvtepi32_epi16(
+            _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40)));
+    }
     static I_INLINE void store_bf16(uint16_t* p, Floats a) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(a));
     }
     static I_INLINE Floats load_bf16(const uint16_t* p) {
         const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
