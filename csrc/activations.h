@@ -11,8 +11,9 @@ namespace expertly {
 //
 // Groups of 32 columns, the last one padded with zeros, are records one after the other, each for
 // all n rows: n x 32 int8 (x / scale rounded to nearest), n scales (largest magnitude / 127), n
-// times minus the sum of the int8, n times scale times their sum. Formats whose scales cover 16
-// columns read the last two of each half group instead: 2 n of each, in records of their own.
+// times minus the sum of the int8 times kMinusTimes, n times scale times their sum. Formats whose
+// scales cover 16 columns read the last two of each half group instead: 2 n of each, in records of
+// their own, and times kMinusHalfTimes.
 struct Panel {
     int n;
     int64_t row_floats;    // from a row of floats to the next
@@ -24,6 +25,9 @@ struct Panel {
 
 constexpr int64_t kScaleAt = kGroup, kMinusAt = kGroup + 4, kSumAt = kGroup + 8;  // times n
 constexpr int64_t kRecordBytes = kGroup + 12, kHalvesBytes = 16;                  // times n
+
+// sums stand ready for the least offset of codes among the formats that read them
+constexpr int kMinusTimes = 8, kMinusHalfTimes = 4;
 
 // where the parts of one row's group go, and how far it is to those of the next group
 struct GroupPlaces {

@@ -21,6 +21,7 @@ struct Avx2 {
     static constexpr int max_sums = 6;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = true;  // sums of products two at a time, in 16 bits
+    static constexpr bool reads_ahead = false;  // codes before they are asked for
     using Bytes = __m256i;
     using Ints = __m256i;
     using Floats = __m256;

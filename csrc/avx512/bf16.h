@@ -10,10 +10,8 @@ struct Avx512Bf16 : Avx512 {
     static constexpr bool multiplies_bf16 = true;  // quicker than floats
 
     static I_INLINE Floats dot_bf16(Floats acc, Bytes w, const uint16_t* x) {
-        int32_t two;
-        std::memcpy(&two, x, 4);
         return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w),
-                                reinterpret_cast<__m512bh>(_mm512_set1_epi32(two)));
+                                reinterpret_cast<__m512bh>(four(x)));
     }
     static I_INLINE void store_bf16(uint16_t* p, Floats a) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),

@@ -19,6 +19,7 @@ struct Avx512 {
     static constexpr int max_sums = 12;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
     static constexpr bool has_pairs = false;
+    static constexpr bool reads_ahead = true;  // the codes of a step amid the products before it
     using Bytes = __m512i;
     using Ints = __m512i;
     using Floats = __m512;
@@ -59,10 +60,18 @@ struct Avx512 {
     }
     static I_INLINE int32_t largest(Ints a) { return _mm512_reduce_max_epi32(a); }
     static I_INLINE int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }
+    static I_INLINE Bytes four(const void* p) {
+        int32_t value;
+        std::memcpy(&value, p, 4);
+        return _mm512_set1_epi32(value);
+    }
+    static I_INLINE Ints dot(Ints acc, Bytes w, Bytes q) { return _mm512_dpbusd_epi32(acc, w, q); }
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
-        int32_t four;
-        std::memcpy(&four, q, 4);
-        return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+        // gcc would broadcast by an instruction of its own, and issue more of them than fit a cycle
+        typedef int32_t Four __attribute__((aligned(1), may_alias));
+        __asm__ volatile("vpdpbusd %2%{1to16%}, %1, %0"
+                : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Four*>(q)));
+        return acc;
     }
     static I_INLINE Bytes prepare_signed(Bytes w) {
         return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(-128)));
@@ -70,9 +79,7 @@ struct Avx512 {
     static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) { return dot(acc, w, q); }
 
     static I_INLINE Floats dot_bf16(Floats acc, Bytes w, const uint16_t* x) {
-        int32_t two;
-        std::memcpy(&two, x, 4);
-        const Ints pair = _mm512_set1_epi32(two);
+        const Ints pair = four(x);
         const Ints upper = _mm512_set1_epi32(static_cast<int>(0xFFFF0000));
         const Floats first = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)),
                                              _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)), acc);

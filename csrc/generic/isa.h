@@ -20,6 +20,7 @@ struct Generic {
     static constexpr int max_sums = 0;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = false;
+    static constexpr bool reads_ahead = false;  // codes before they are asked for
     struct Bytes { uint8_t at[4 * lanes]; };
     struct Ints { int32_t at[lanes]; };
     struct Floats { float at[lanes]; };

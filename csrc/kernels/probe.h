@@ -86,6 +86,7 @@ template <class I>
 I_INLINE typename I::Ints cheapest_dot(typename I::Ints sum, typename I::Bytes w,
                                        const int8_t* q) {
     if constexpr (I::has_pairs) return I::dot_pairs(sum, w, q);
+    else if constexpr (I::lanes == 16) return I::dot(sum, w, I::four(q));
     else return I::dot(sum, w, q);
 }
 

@@ -48,11 +48,11 @@ I_INLINE void quantise_group(const float* x, GroupPlaces to) {
         half[h] = I::sum(sum);
     }
     *to.scale = d;
-    *to.minus = -(half[0] + half[1]);
+    *to.minus = -kMinusTimes * (half[0] + half[1]);
     *to.sum = d * static_cast<float>(half[0] + half[1]);
     if (to.minus_half == nullptr) return;
     for (int i = 0; i < 2; ++i) {
-        to.minus_half[i] = -half[i];
+        to.minus_half[i] = -kMinusHalfTimes * half[i];
         to.sum_half[i] = d * static_cast<float>(half[i]);
     }
 }

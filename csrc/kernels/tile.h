@@ -210,12 +210,13 @@ struct Block {
         scheme.is_signed ? (I::adds_128 ? 128 : 0) : scheme.offset;
     using S = Steps<I, scheme.codes, is_table>;
     using W = Scale<I, scheme.scales>;
+    using Bytes = typename I::Bytes;
     using Ints = typename I::Ints;
     using Floats = typename I::Floats;
 
     Planes p;
     int lane;  // the first of the I::lanes rows computed here
-    typename I::Bytes table;
+    Bytes table;
     W scales;
     Floats y[N];
 
@@ -228,14 +229,22 @@ struct Block {
     static I_INLINE Ints start(const uint8_t* x, const uint8_t* halves, int t, int half) {
         if constexpr (offset == 0) return I::zero();
         const uint8_t* minus = is_halved ? halves + t * 8 + half * 4 : x + N * kMinusAt + t * 4;
-        return I::template shift_left<log2_of(offset)>(I::broadcast_int(int_at(minus)));
+        constexpr int times = is_halved ? kMinusHalfTimes : kMinusTimes;
+        static_assert(offset % times == 0, "the shift is to the left");
+        return I::template shift_left<log2_of(offset / times)>(I::broadcast_int(int_at(minus)));
     }
 
     template <int J>
-    I_INLINE void step(const uint8_t* x, int64_t g, Ints* acc) const {
-        auto w = S::template get<J>(p, g, lane * 4, table);
-        if constexpr (scheme.is_signed) w = I::prepare_signed(w);
-        for (int t = 0; t < N; ++t) {
+    I_INLINE Bytes codes(int64_t g) const {
+        const Bytes w = S::template get<J>(p, g, lane * 4, table);
+        if constexpr (scheme.is_signed) return I::prepare_signed(w);
+        else return w;
+    }
+
+    // the products of step J's codes with rows [begin, end)
+    template <int J>
+    I_INLINE void dots(const uint8_t* x, Bytes w, int begin, int end, Ints* acc) const {
+        for (int t = begin; t < end; ++t) {
             const auto* q = reinterpret_cast<const int8_t*>(x + t * kGroup + J * 4);
             if constexpr (is_paired && scheme.is_signed) acc[t] = I::dot_pairs_signed(acc[t], w, q);
             else if constexpr (is_paired) acc[t] = I::dot_pairs(acc[t], w, q);
@@ -244,9 +253,10 @@ struct Block {
         }
     }
 
-    I_INLINE void add(const uint8_t* x, const uint8_t* halves, int64_t g, int half,
+    I_INLINE Floats scale(int64_t g, int half) const { return scales.scale(p, g, half, lane); }
+
+    I_INLINE void add(const uint8_t* x, const uint8_t* halves, int64_t g, int half, Floats s,
                       const Ints* acc) {
-        const Floats s = scales.scale(p, g, half, lane);
         for (int t = 0; t < N; ++t) {
             const Floats by = I::mul(s, I::broadcast(float_at(x + N * kScaleAt + t * 4)));
             y[t] = I::fma(I::to_float(acc[t]), by, y[t]);
@@ -281,22 +291,47 @@ struct Blocks {
     B (&blocks)[M];
     const uint8_t* x;
     const uint8_t* halves;
+    typename B::Bytes codes;          // of the next step, where I::reads_ahead
+    typename B::Floats scales[M];
 
     I_INLINE static void clear(Ints (&acc)[M][N]) {
         for (int k = 0; k < M; ++k)
             for (int t = 0; t < N; ++t) acc[k][t] = I::zero();
     }
 
-    I_INLINE void start(int half, Ints (&acc)[M][N]) const {
+    I_INLINE void start(int64_t g, int half, Ints (&acc)[M][N]) {
+        if constexpr (I::reads_ahead)
+            for (int k = 0; k < M; ++k) scales[k] = blocks[k].scale(g, half);
         for (int t = 0; t < N; ++t) {
             const Ints first = B::start(x, halves, t, half);
             for (int k = 0; k < M; ++k) acc[k][t] = first;
         }
     }
 
+    // steps that share bytes follow each other; integers add up alike in any order
+    static constexpr int step_after(int j) {
+        if (j == 7) return 0;
+        if (B::is_halved) return j + 1;
+        return j < 4 ? j + 4 : j - 3;
+    }
+
+    // step J of all tiles; codes of the step after it are read amid its products, so as to be there
+    // when their own turn comes
     template <int J>
-    I_INLINE void step(int64_t g, Ints (&acc)[M][N]) const {
-        for (int k = 0; k < M; ++k) blocks[k].template step<J>(x, g, acc[k]);
+    I_INLINE void step(int64_t g, Ints (&acc)[M][N]) {
+        if constexpr (!I::reads_ahead) {
+            for (int k = 0; k < M; ++k)
+                blocks[k].template dots<J>(x, blocks[k].template codes<J>(g), 0, N, acc[k]);
+        } else {
+            constexpr int middle = (N + 1) / 2;
+            for (int k = 0; k < M; ++k) {
+                const auto w = codes;
+                blocks[k].template dots<J>(x, w, 0, middle, acc[k]);
+                if (k + 1 < M) codes = blocks[k + 1].template codes<J>(g);
+                else if constexpr (J != 7) codes = blocks[0].template codes<step_after(J)>(g);
+                blocks[k].template dots<J>(x, w, middle, N, acc[k]);
+            }
+        }
     }
 
     template <class Merge>
@@ -307,7 +342,7 @@ struct Blocks {
 
     // as many steps as 16 bits can take
     template <int... J>
-    I_INLINE void paired(int64_t g, Ints (&acc)[M][N]) const {
+    I_INLINE void paired(int64_t g, Ints (&acc)[M][N]) {
         Ints pairs[M][N];
         clear(pairs);
         (step<J>(g, pairs), ...);
@@ -315,7 +350,7 @@ struct Blocks {
     }
 
     template <int A, int B_, int C, int D>
-    I_INLINE void four_steps(int64_t g, Ints (&acc)[M][N]) const {
+    I_INLINE void four_steps(int64_t g, Ints (&acc)[M][N]) {
         if constexpr (!B::is_paired) {
             step<A>(g, acc), step<B_>(g, acc), step<C>(g, acc), step<D>(g, acc);
         } else if constexpr (steps_in_16_bits(F) == 2) {
@@ -325,8 +360,7 @@ struct Blocks {
         }
     }
 
-    // steps that share bytes follow each other; integers add up alike in any order
-    I_INLINE void all_steps(int64_t g, Ints (&acc)[M][N]) const {
+    I_INLINE void all_steps(int64_t g, Ints (&acc)[M][N]) {
         if constexpr (B::is_paired && steps_in_16_bits(F) == 8) {
             paired<0, 4, 1, 5, 2, 6, 3, 7>(g, acc);
         } else if constexpr (chains == 2) {
@@ -341,17 +375,21 @@ struct Blocks {
     }
 
     I_INLINE void add(int64_t g, int half, const Ints (&acc)[M][N]) {
-        for (int k = 0; k < M; ++k) blocks[k].add(x, halves, g, half, acc[k]);
+        for (int k = 0; k < M; ++k) {
+            if constexpr (!I::reads_ahead) scales[k] = blocks[k].scale(g, half);
+            blocks[k].add(x, halves, g, half, scales[k], acc[k]);
+        }
     }
 
     I_INLINE void group(int64_t g) {
         for (int k = 0; k < M; ++k) blocks[k].scales.enter(blocks[k].p, g, blocks[k].lane);
         Ints acc[M][N];
-        start(0, acc);
+        start(g, 0, acc);
+        if constexpr (I::reads_ahead) codes = blocks[0].template codes<0>(g);
         if constexpr (B::is_halved) {
             four_steps<0, 1, 2, 3>(g, acc);
             add(g, 0, acc);
-            start(1, acc);
+            start(g, 1, acc);
             four_steps<4, 5, 6, 7>(g, acc);
             add(g, 1, acc);
         } else {
@@ -382,7 +420,7 @@ void block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fet
             blocks[k].lane = lane;
             blocks[k].table = table_of<I, F>();
         }
-        Blocks<I, F, N, M>{blocks, x.groups, x.halves}.run(layout.groups, fetch);
+        Blocks<I, F, N, M>{blocks, x.groups, x.halves, {}, {}}.run(layout.groups, fetch);
         for (int k = 0; k < M; ++k)
             for (int t = 0; t < N; ++t)
                 I::store(y + t * stride + k * kTileRows + lane, blocks[k].y[t]);

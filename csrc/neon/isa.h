@@ -24,6 +24,7 @@ struct Neon {
     static constexpr int max_sums = 0;  // rows times tiles side by side; 0: a tile by itself
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = false;
+    static constexpr bool reads_ahead = false;  // codes before they are asked for
     struct Bytes { uint8x16_t first, second; };
     struct Ints { int32x4_t first, second; };
     struct Floats { float32x4_t first, second; };

@@ -37,8 +37,8 @@ def test_a_group_worked_out_by_hand(kernels: str) -> None:
     got = quantised(kernels, x)
     assert got["codes"][[0, 1, 2, 3, 4, 16]].tolist() == [-127, 2, 2, 2, 0, 50]
     assert got["scale"].tolist() == [2.0]
-    assert got["minus"].tolist() == [71] and got["sum"].tolist() == [-142.0]
-    assert got["minus_half"].tolist() == [121, -50]
+    assert got["minus"].tolist() == [8 * 71] and got["sum"].tolist() == [-142.0]
+    assert got["minus_half"].tolist() == [4 * 121, 4 * -50]
     assert got["sum_half"].tolist() == [-242.0, 100.0]
 
 
@@ -49,10 +49,10 @@ def test_groups_add_up_and_a_short_one_is_padded_with_zeros(kernels: str, length
     codes = got["codes"].reshape(-1, 2, GROUP // 2).astype(np.int64)
     assert np.abs(codes).max() == 127
     assert not codes.reshape(-1)[length:].any()
-    assert got["minus_half"].tolist() == (-codes.sum(axis=2)).reshape(-1).tolist()
-    assert got["minus"].tolist() == (-codes.sum(axis=(1, 2))).tolist()
-    assert np.array_equal(got["sum"], got["scale"] * -got["minus"].astype(np.float32))
-    halves = np.repeat(got["scale"], 2) * -got["minus_half"].astype(np.float32)
+    assert got["minus_half"].tolist() == (-4 * codes.sum(axis=2)).reshape(-1).tolist()
+    assert got["minus"].tolist() == (-8 * codes.sum(axis=(1, 2))).tolist()
+    assert np.array_equal(got["sum"], got["scale"] * -(got["minus"] // 8).astype(np.float32))
+    halves = np.repeat(got["scale"], 2) * -(got["minus_half"] // 4).astype(np.float32)
     assert np.array_equal(got["sum_half"], halves)
 
 
