@@ -52,6 +52,7 @@ struct Avx2 {
     }
 
     static I_INLINE Ints zero() { return _mm256_setzero_si256(); }
+    static I_INLINE Ints set_int(int32_t value) { return _mm256_set1_epi32(value); }
     static I_INLINE Ints broadcast_int(const int32_t* p) { return _mm256_set1_epi32(*p); }
     template <int By>
     static I_INLINE Ints shift_left(Ints a) { return _mm256_slli_epi32(a, By); }
@@ -140,6 +141,8 @@ struct Avx2 {
     static I_INLINE Floats zero_float() { return _mm256_setzero_ps(); }
     static I_INLINE Floats broadcast(const float* p) { return _mm256_broadcast_ss(p); }
     static I_INLINE Floats to_float(Ints a) { return _mm256_cvtepi32_ps(a); }
+    // a float by its bits
+    static I_INLINE Floats float_of(Ints bits) { return _mm256_castsi256_ps(bits); }
     static I_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
     static I_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
     static I_INLINE Floats negate(Floats a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }

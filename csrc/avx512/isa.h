@@ -50,6 +50,7 @@ struct Avx512 {
     }
 
     static I_INLINE Ints zero() { return _mm512_setzero_si512(); }
+    static I_INLINE Ints set_int(int32_t value) { return _mm512_set1_epi32(value); }
     static I_INLINE Ints broadcast_int(const int32_t* p) { return _mm512_set1_epi32(*p); }
     template <int By>
     static I_INLINE Ints shift_left(Ints a) { return _mm512_slli_epi32(a, By); }
@@ -90,6 +91,8 @@ struct Avx512 {
     static I_INLINE Floats zero_float() { return _mm512_setzero_ps(); }
     static I_INLINE Floats broadcast(const float* p) { return _mm512_set1_ps(*p); }
     static I_INLINE Floats to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
+    // a float by its bits
+    static I_INLINE Floats float_of(Ints bits) { return _mm512_castsi512_ps(bits); }
     static I_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
     static I_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
     static I_INLINE Floats negate(Floats a) {

@@ -57,16 +57,20 @@ struct Generic {
     }
 
     static I_INLINE Ints zero() { return make<Ints>([](int) { return 0; }); }
+    static I_INLINE Ints set_int(int32_t value) {
+        return make<Ints>([&](int) { return value; });
+    }
     static I_INLINE Ints broadcast_int(const int32_t* p) {
         return make<Ints>([&](int) { return *p; });
     }
     template <int By>
     static I_INLINE Ints shift_left(Ints a) {
-        return make<Ints>([&](int i) { return a.at[i] * (1 << By); });
+        return make<Ints>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) << By); });
     }
     static I_INLINE Ints add_int(Ints a, Ints b) {
-        for (int i = 0; i < lanes; ++i) a.at[i] += b.at[i];
-        return a;
+        return make<Ints>([&](int i) {
+            return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) + static_cast<uint32_t>(b.at[i]));
+        });
     }
     static I_INLINE Ints max_int(Ints a, Ints b) {
         return make<Ints>([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
@@ -136,6 +140,10 @@ struct Generic {
     }
     static I_INLINE Floats to_float(Ints a) {
         return make<Floats>([&](int i) { return static_cast<float>(a.at[i]); });
+    }
+    // a float by its bits
+    static I_INLINE Floats float_of(Ints bits) {
+        return make<Floats>([&](int i) { return float_of_bits(static_cast<uint32_t>(bits.at[i])); });
     }
     static I_INLINE Floats mul(Floats a, Floats b) {
         return make<Floats>([&](int i) { return a.at[i] * b.at[i]; });

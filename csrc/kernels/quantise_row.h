@@ -20,11 +20,11 @@ I_INLINE int32_t largest_bits(const float* x) {
 inline void spoil_group(GroupPlaces to) {
     const float nan = __builtin_nanf("");
     for (int i = 0; i < kGroup; ++i) to.q[i] = 0;
-    *to.minus = 0;
+    *to.start = *to.signed_start = kOrigin;
     *to.scale = *to.sum = nan;
-    if (to.minus_half == nullptr) return;
-    to.minus_half[0] = to.minus_half[1] = 0;
-    to.sum_half[0] = to.sum_half[1] = nan;
+    if (to.half_starts == nullptr) return;
+    to.half_starts[0] = to.half_starts[1] = kOrigin;
+    to.half_sums[0] = to.half_sums[1] = nan;
 }
 
 // q = x * (127 / largest) rounded to nearest even, scale = largest / 127, a group of 32 by itself
@@ -48,12 +48,14 @@ I_INLINE void quantise_group(const float* x, GroupPlaces to) {
         half[h] = I::sum(sum);
     }
     *to.scale = d;
-    *to.minus = -kMinusTimes * (half[0] + half[1]);
-    *to.sum = d * static_cast<float>(half[0] + half[1]);
-    if (to.minus_half == nullptr) return;
+    const int32_t both = half[0] + half[1];
+    *to.start = kOrigin - kStartOffset * both;
+    *to.signed_start = kOrigin - kSignedOffset * both;
+    *to.sum = d * static_cast<float>(both);
+    if (to.half_starts == nullptr) return;
     for (int i = 0; i < 2; ++i) {
-        to.minus_half[i] = -kMinusHalfTimes * half[i];
-        to.sum_half[i] = d * static_cast<float>(half[i]);
+        to.half_starts[i] = kOrigin - kHalfOffset * half[i];
+        to.half_sums[i] = d * static_cast<float>(half[i]);
     }
 }
 

@@ -184,6 +184,9 @@ constexpr bool has_min(Scales s) {
            s == Scales::half_groups_min;
 }
 
+// whether scales have so few digits that kOriginFloat times one is exact (and no overflow)
+constexpr bool is_short(Scales s) { return s != Scales::exponent && s != Scales::row_min; }
+
 constexpr int log2_of(int power) { return power <= 1 ? 0 : 1 + log2_of(power / 2); }
 
 // steps whose pairs of products 16 bits can add up, if an instruction set does so: twice 127 times
@@ -225,13 +228,21 @@ struct Block {
     }
     static const float* float_at(const uint8_t* at) { return reinterpret_cast<const float*>(at); }
 
-    // x: the group's record, all N rows at fixed distances; halves: that of its halves
+    // where sums start whose codes are `offset` too large: kOrigin minus offset times the sum of the
+    // activations. x: the group's record, all N rows at fixed distances; halves: that of its halves
     static I_INLINE Ints start(const uint8_t* x, const uint8_t* halves, int t, int half) {
-        if constexpr (offset == 0) return I::zero();
-        const uint8_t* minus = is_halved ? halves + t * 8 + half * 4 : x + N * kMinusAt + t * 4;
-        constexpr int times = is_halved ? kMinusHalfTimes : kMinusTimes;
-        static_assert(offset % times == 0, "the shift is to the left");
-        return I::template shift_left<log2_of(offset / times)>(I::broadcast_int(int_at(minus)));
+        if constexpr (offset == 0) return I::set_int(kOrigin);
+        if constexpr (offset == kSignedOffset)
+            return I::broadcast_int(int_at(x + N * kSignedStartAt + t * 4));
+        constexpr int known = is_halved ? kHalfOffset : kStartOffset;
+        const uint8_t* at = is_halved ? halves + t * 8 + half * 4 : x + N * kStartAt + t * 4;
+        const Ints first = I::broadcast_int(int_at(at));
+        if constexpr (offset == known) return first;
+        constexpr int times = offset / known;
+        static_assert(offset % known == 0, "a start is multiplied by a shift");
+        const auto too_many = static_cast<uint32_t>(kOrigin) * (times - 1);
+        return I::add_int(I::template shift_left<log2_of(times)>(first),
+                          I::set_int(static_cast<int32_t>(0u - too_many)));
     }
 
     template <int J>
@@ -255,12 +266,23 @@ struct Block {
 
     I_INLINE Floats scale(int64_t g, int half) const { return scales.scale(p, g, half, lane); }
 
+    // the sums that began at kOrigin, times `s`, rounded once
+    I_INLINE void scaled(const Ints* acc, Floats s, Floats* to) const {
+        if constexpr (is_short(scheme.scales)) {
+            const Floats less = I::mul(s, I::set(-kOriginFloat));
+            for (int t = 0; t < N; ++t) to[t] = I::fma(I::float_of(acc[t]), s, less);
+        } else {
+            for (int t = 0; t < N; ++t)
+                to[t] = I::mul(I::add(I::float_of(acc[t]), I::set(-kOriginFloat)), s);
+        }
+    }
+
     I_INLINE void add(const uint8_t* x, const uint8_t* halves, int64_t g, int half, Floats s,
                       const Ints* acc) {
-        for (int t = 0; t < N; ++t) {
-            const Floats by = I::mul(s, I::broadcast(float_at(x + N * kScaleAt + t * 4)));
-            y[t] = I::fma(I::to_float(acc[t]), by, y[t]);
-        }
+        Floats sums[N];
+        scaled(acc, s, sums);
+        for (int t = 0; t < N; ++t)
+            y[t] = I::fma(sums[t], I::broadcast(float_at(x + N * kScaleAt + t * 4)), y[t]);
         if constexpr (has_min(scheme.scales)) {
             const Floats m = scales.min(p, g, half, lane);
             for (int t = 0; t < N; ++t) {

@@ -61,6 +61,7 @@ struct Neon {
     }
 
     static I_INLINE Ints zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+    static I_INLINE Ints set_int(int32_t value) { return {vdupq_n_s32(value), vdupq_n_s32(value)}; }
     static I_INLINE Ints broadcast_int(const int32_t* p) {
         const int32x4_t all = vld1q_dup_s32(p);
         return {all, all};
@@ -143,6 +144,10 @@ struct Neon {
     }
     static I_INLINE Floats to_float(Ints a) {
         return {vcvtq_f32_s32(a.first), vcvtq_f32_s32(a.second)};
+    }
+    // a float by its bits
+    static I_INLINE Floats float_of(Ints bits) {
+        return {vreinterpretq_f32_s32(bits.first), vreinterpretq_f32_s32(bits.second)};
     }
     static I_INLINE Floats mul(Floats a, Floats b) {
         return {vmulq_f32(a.first, b.first), vmulq_f32(a.second, b.second)};

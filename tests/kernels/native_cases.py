@@ -21,6 +21,7 @@ SETS = tuple(_native.kernel_sets())
 SAME_BITS = tuple(name for name in FORMATS if name != "bf16")
 TILE = 16
 GROUP = 32
+ORIGIN = 0x4B400000  # the bits of 1.5 * 2^23, from which sums of products start
 
 WEIGHT_ROWS = (1, 15, 16, 17, 40)
 TOKENS = (0, 1, 3, 16, 17, 33, 101)
@@ -166,25 +167,28 @@ def random_tokens(columns: int, count: int = TOKENS[-1], seed: int = 1) -> Float
 def group_parts(rows: int, columns: int) -> list[Bytes]:
     """Room for a panel of rows in groups of int8: the records of groups, and of their halves."""
     groups = rows * -(-columns // GROUP)
-    return [np.zeros(groups * size, np.uint8) for size in (GROUP + 12, 16)]
+    return [np.zeros(groups * size, np.uint8) for size in (GROUP + 16, 16)]
 
 
 def unpanel(parts: list[Bytes], rows: int) -> dict[str, np.ndarray]:
     """What a panel holds, by name: codes (rows, groups, 32), the halves' (rows, groups, 2), the
-    others (rows, groups)."""
-    records = parts[0].reshape(-1, rows * (GROUP + 12))
+    others (rows, groups); starts of sums without the origin that they are added to."""
+    records = parts[0].reshape(-1, rows * (GROUP + 16))
     halves = parts[1].reshape(-1, rows * 16)
     groups = len(records)
-    cut = np.cumsum([rows * GROUP, rows * 4, rows * 4])
-    codes, scale, minus, total = (np.ascontiguousarray(p) for p in np.split(records, cut, axis=1))
-    minus_half, sum_half = (np.ascontiguousarray(p) for p in np.split(halves, [rows * 8], axis=1))
+    cut = np.cumsum([rows * GROUP, rows * 4, rows * 4, rows * 4])
+    codes, scale, start, signed, total = (
+        np.ascontiguousarray(p) for p in np.split(records, cut, axis=1)
+    )
+    half_starts, half_sums = (np.ascontiguousarray(p) for p in np.split(halves, [rows * 8], axis=1))
     return {
         "codes": codes.view(np.int8).reshape(groups, rows, GROUP).swapaxes(0, 1),
         "scale": scale.view(np.float32).T,
-        "minus": minus.view(np.int32).T,
+        "start": start.view(np.int32).T - ORIGIN,
+        "signed_start": signed.view(np.int32).T - ORIGIN,
         "sum": total.view(np.float32).T,
-        "minus_half": minus_half.view(np.int32).reshape(groups, rows, 2).swapaxes(0, 1),
-        "sum_half": sum_half.view(np.float32).reshape(groups, rows, 2).swapaxes(0, 1),
+        "half_starts": half_starts.view(np.int32).reshape(groups, rows, 2).swapaxes(0, 1) - ORIGIN,
+        "half_sums": half_sums.view(np.float32).reshape(groups, rows, 2).swapaxes(0, 1),
     }
 
 

@@ -37,9 +37,10 @@ def test_a_group_worked_out_by_hand(kernels: str) -> None:
     got = quantised(kernels, x)
     assert got["codes"][[0, 1, 2, 3, 4, 16]].tolist() == [-127, 2, 2, 2, 0, 50]
     assert got["scale"].tolist() == [2.0]
-    assert got["minus"].tolist() == [8 * 71] and got["sum"].tolist() == [-142.0]
-    assert got["minus_half"].tolist() == [4 * 121, 4 * -50]
-    assert got["sum_half"].tolist() == [-242.0, 100.0]
+    assert got["start"].tolist() == [8 * 71] and got["signed_start"].tolist() == [128 * 71]
+    assert got["sum"].tolist() == [-142.0]
+    assert got["half_starts"].tolist() == [4 * 121, 4 * -50]
+    assert got["half_sums"].tolist() == [-242.0, 100.0]
 
 
 @pytest.mark.parametrize("kernels", SETS)
@@ -49,11 +50,13 @@ def test_groups_add_up_and_a_short_one_is_padded_with_zeros(kernels: str, length
     codes = got["codes"].reshape(-1, 2, GROUP // 2).astype(np.int64)
     assert np.abs(codes).max() == 127
     assert not codes.reshape(-1)[length:].any()
-    assert got["minus_half"].tolist() == (-4 * codes.sum(axis=2)).reshape(-1).tolist()
-    assert got["minus"].tolist() == (-8 * codes.sum(axis=(1, 2))).tolist()
-    assert np.array_equal(got["sum"], got["scale"] * -(got["minus"] // 8).astype(np.float32))
-    halves = np.repeat(got["scale"], 2) * -(got["minus_half"] // 4).astype(np.float32)
-    assert np.array_equal(got["sum_half"], halves)
+    half_sums, sums = codes.sum(axis=2), codes.sum(axis=(1, 2))
+    assert np.array_equal(got["start"], -8 * sums)
+    assert np.array_equal(got["signed_start"], -128 * sums)
+    assert np.array_equal(got["sum"], got["scale"] * sums.astype(np.float32))
+    assert np.array_equal(got["half_starts"], -4 * half_sums.reshape(-1))
+    halves = np.repeat(got["scale"], 2) * half_sums.reshape(-1).astype(np.float32)
+    assert np.array_equal(got["half_sums"], halves)
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=70))
