@@ -47,6 +47,35 @@ void ActivationBuffer::fill(const Kernels& kernels, const Span& span, int64_t ro
     if (forms_.groups) kernels.quantise_row(x, columns_, places(span, row));
 }
 
+namespace {
+
+void copy_group(const GroupPlaces& from, const GroupPlaces& to) {
+    std::memcpy(to.q, from.q, kGroup);
+    *to.scale = *from.scale;
+    *to.start = *from.start;
+    *to.signed_start = *from.signed_start;
+    *to.sum = *from.sum;
+    if (to.half_starts == nullptr) return;
+    std::memcpy(to.half_starts, from.half_starts, 2 * sizeof(int32_t));
+    std::memcpy(to.half_sums, from.half_sums, 2 * sizeof(float));
+}
+
+}  // namespace
+
+void ActivationBuffer::copy(const Span& span, int64_t row, const ActivationBuffer& from,
+                            const Span& from_span, int64_t from_row) {
+    const int64_t at = span.first() + row, from_at = from_span.first() + from_row;
+    if (floats_ != nullptr)
+        std::memcpy(floats_ + at * columns_, from.x_ + from_at * columns_,
+                    static_cast<size_t>(columns_) * sizeof(float));
+    if (forms_.bf16)
+        std::memcpy(bf16_row(at), from.bf16_row(from_at),
+                    static_cast<size_t>(bf16_row(1) - bf16_row(0)) * sizeof(uint16_t));
+    if (!forms_.groups) return;
+    const GroupPlaces to = places(span, row), source = from.places(from_span, from_row);
+    for (int64_t g = 0; g < row_groups_; ++g) copy_group(source.at(g), to.at(g));
+}
+
 void ActivationBuffer::fill_group(const Kernels& kernels, const Span& span, int64_t row,
                                   int64_t group, const float* x, int64_t n) {
     const int64_t at = span.first() + row, first = group * kGroup;

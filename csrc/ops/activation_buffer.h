@@ -56,6 +56,9 @@ public:
 
     // row `row` of a span, in the wanted forms, from its floats
     void fill(const Kernels& kernels, const Span& span, int64_t row, const float* x);
+    // row `row` of a span, from another buffer's of the same columns and forms
+    void copy(const Span& span, int64_t row, const ActivationBuffer& from, const Span& from_span,
+              int64_t from_row);
     // columns 32 * group onwards of that row, `n` of them: 32, or fewer at the end of a row
     void fill_group(const Kernels& kernels, const Span& span, int64_t row, int64_t group,
                     const float* x, int64_t n);

@@ -240,9 +240,17 @@ void lower_all(Runtime& runtime, const Due& due) {
     });
 }
 
-// the rows of a work in the forms that its gates and ups want
-void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t columns) {
-    work.input.resize(work.rows.count(), columns, work.bank->input_forms());
+// the rows of a work in the forms that its gates and ups want; each token is rounded once, however
+// many experts it goes to
+void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t tokens,
+                int64_t columns) {
+    const Forms forms = work.bank->input_forms();
+    const Span singles(0, tokens, 1);
+    work.tokens.resize(tokens, columns, forms, normed);
+    runtime.pool.run(tokens, [&](int64_t token) {
+        work.tokens.fill(runtime.kernels, singles, token, normed + token * columns);
+    });
+    work.input.resize(work.rows.count(), columns, forms);
     struct Part {
         const Span* span;
         int64_t panel;
@@ -256,8 +264,7 @@ void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t c
     runtime.pool.run(static_cast<int64_t>(parts.size()), [&](int64_t i) {
         const auto& [span, panel] = parts[static_cast<size_t>(i)];
         for (int64_t row = span->begin(panel); row < span->begin(panel) + span->size(panel); ++row)
-            work.input.fill(runtime.kernels, *span, row,
-                            normed + work.rows.token(span->first() + row) * columns);
+            work.input.copy(*span, row, work.tokens, singles, work.rows.token(span->first() + row));
     });
 }
 
@@ -308,7 +315,7 @@ void gather(Runtime& runtime, BankWork* works, int count, const float* normed, i
         BankWork& work = works[w];
         const auto num_experts = static_cast<int64_t>(work.bank->experts.size());
         work.rows.sort(work.choice, tokens, num_experts, runtime.kernels.max_rows);
-        fill_input(runtime, work, normed, columns);
+        fill_input(runtime, work, normed, tokens, columns);
         work.hidden.resize(work.rows.count(), work.bank->width(), work.bank->hidden_forms());
     }
 }

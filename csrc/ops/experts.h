@@ -61,7 +61,7 @@ struct BankWork {
     const Bank* bank;
     Choice choice;
     SortedRows rows;
-    ActivationBuffer input, hidden;
+    ActivationBuffer tokens, input, hidden;  // `tokens`: once each; `input`: rows
     Scratch results;
     float* y = nullptr;  // [rows][tiles of down * 16]
 };
