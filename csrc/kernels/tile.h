@@ -20,10 +20,10 @@ struct Planes {
 };
 
 template <class I, Codes C, bool IsTable>
-struct Steps;  // the 4-column step J of group g as bytes
+struct StepCodes;  // the 4-column step J of group g as bytes
 
 template <class I>
-struct Steps<I, Codes::nibbles, false> {
+struct StepCodes<I, Codes::nibbles, false> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes) {
         return I::template nibble<(J >= 4)>(I::load(p.codes + g * 256 + (J % 4) * 64 + part));
@@ -31,15 +31,15 @@ struct Steps<I, Codes::nibbles, false> {
 };
 
 template <class I>
-struct Steps<I, Codes::nibbles, true> {
+struct StepCodes<I, Codes::nibbles, true> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes table) {
-        return I::lookup(table, Steps<I, Codes::nibbles, false>::template get<J>(p, g, part, table));
+        return I::lookup(table, StepCodes<I, Codes::nibbles, false>::template get<J>(p, g, part, table));
     }
 };
 
 template <class I>
-struct Steps<I, Codes::bytes, false> {
+struct StepCodes<I, Codes::bytes, false> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes) {
         return I::load(p.codes + g * 512 + J * 64 + part);
@@ -47,27 +47,27 @@ struct Steps<I, Codes::bytes, false> {
 };
 
 template <class I>
-struct Steps<I, Codes::fives, false> {
+struct StepCodes<I, Codes::fives, false> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes none) {
-        const auto low = Steps<I, Codes::nibbles, false>::template get<J>(p, g, part, none);
+        const auto low = StepCodes<I, Codes::nibbles, false>::template get<J>(p, g, part, none);
         const auto bits = I::template field<1, J, 4>(I::load(p.high + g * 64 + part));
         return I::either(low, bits);
     }
 };
 
 template <class I>
-struct Steps<I, Codes::sixes, false> {
+struct StepCodes<I, Codes::sixes, false> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes none) {
-        const auto low = Steps<I, Codes::nibbles, false>::template get<J>(p, g, part, none);
+        const auto low = StepCodes<I, Codes::nibbles, false>::template get<J>(p, g, part, none);
         const auto high = I::load(p.high + g * 128 + (J / 4) * 64 + part);
         return I::either(low, I::template field<2, 2 * (J % 4), 4>(high));
     }
 };
 
 template <class I>
-struct Steps<I, Codes::twos, false> {
+struct StepCodes<I, Codes::twos, false> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes) {
         const auto pairs = I::load(p.codes + g * 128 + (J / 4) * 64 + part);
@@ -76,10 +76,10 @@ struct Steps<I, Codes::twos, false> {
 };
 
 template <class I>
-struct Steps<I, Codes::threes, false> {
+struct StepCodes<I, Codes::threes, false> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes none) {
-        const auto low = Steps<I, Codes::twos, false>::template get<J>(p, g, part, none);
+        const auto low = StepCodes<I, Codes::twos, false>::template get<J>(p, g, part, none);
         const auto bits = I::template field<1, J, 2>(I::load(p.high + g * 64 + part));
         return I::either(low, bits);
     }
@@ -211,7 +211,7 @@ struct Block {
     // unsigned dot products of signed codes take 128 too much a code
     static constexpr int offset =
         scheme.is_signed ? (I::adds_128 ? 128 : 0) : scheme.offset;
-    using S = Steps<I, scheme.codes, is_table>;
+    using S = StepCodes<I, scheme.codes, is_table>;
     using W = Scale<I, scheme.scales>;
     using Bytes = typename I::Bytes;
     using Ints = typename I::Ints;
@@ -313,8 +313,8 @@ struct Blocks {
     B (&blocks)[M];
     const uint8_t* x;
     const uint8_t* halves;
-    typename B::Bytes codes;          // of the next step, where I::reads_ahead
-    typename B::Floats scales[M];
+    typename B::Bytes codes{};  // of the next step, where I::reads_ahead
+    typename B::Floats scales[M]{};
 
     I_INLINE static void clear(Ints (&acc)[M][N]) {
         for (int k = 0; k < M; ++k)
@@ -442,7 +442,7 @@ void block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fet
             blocks[k].lane = lane;
             blocks[k].table = table_of<I, F>();
         }
-        Blocks<I, F, N, M>{blocks, x.groups, x.halves, {}, {}}.run(layout.groups, fetch);
+        Blocks<I, F, N, M>{blocks, x.groups, x.halves}.run(layout.groups, fetch);
         for (int k = 0; k < M; ++k)
             for (int t = 0; t < N; ++t)
                 I::store(y + t * stride + k * kTileRows + lane, blocks[k].y[t]);

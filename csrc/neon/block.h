@@ -37,52 +37,54 @@ struct DotSums {
     I_INLINE Neon::Ints of(int t) const { return acc[t]; }
 };
 
-// the codes of all formats are signed bytes here: unsigned ones are below 64
-template <class Sums, Format F, int N>
-struct NeonBlock : Block<Neon, F, N> {
-    using Base = Block<Neon, F, N>;
-    using Ints = Neon::Ints;
-    using S = typename Base::S;
+// the codes of all formats are signed bytes here: unsigned ones are below 64. Sums are made from
+// zero, and what they should have started from is added to them.
+template <class I, class Sums, Format F, int N>
+struct NeonBlocks {
+    using B = Block<I, F, N>;
+    using S = typename B::S;
+
+    B (&blocks)[1];
+    const uint8_t* x;
+    const uint8_t* halves;
 
     template <int Half>
     I_INLINE void sixteen(int64_t g, Sums& sums) const {
-        const int part = this->lane * 4;
-        const Planes& p = this->p;
-        const Neon::Bytes w[4] = {S::template get<4 * Half>(p, g, part, this->table),
-                                  S::template get<4 * Half + 1>(p, g, part, this->table),
-                                  S::template get<4 * Half + 2>(p, g, part, this->table),
-                                  S::template get<4 * Half + 3>(p, g, part, this->table)};
-        sums.add(w, reinterpret_cast<const int8_t*>(this->x + 16 * Half));
+        const B& block = blocks[0];
+        const int part = block.lane * 4;
+        const Neon::Bytes w[4] = {S::template get<4 * Half>(block.p, g, part, block.table),
+                                  S::template get<4 * Half + 1>(block.p, g, part, block.table),
+                                  S::template get<4 * Half + 2>(block.p, g, part, block.table),
+                                  S::template get<4 * Half + 3>(block.p, g, part, block.table)};
+        sums.add(w, reinterpret_cast<const int8_t*>(x + 16 * Half));
     }
 
     I_INLINE void finish(int64_t g, int half, const Sums& sums) {
-        Ints acc[N];
-        for (int t = 0; t < N; ++t) {
-            acc[t] = sums.of(t);
-            if constexpr (Base::offset != 0) acc[t] = Neon::add_int(acc[t], this->start(t, half));
-        }
-        this->add(g, half, acc);
+        Neon::Ints acc[N];
+        for (int t = 0; t < N; ++t)
+            acc[t] = Neon::add_int(sums.of(t), B::start(x, halves, t, half));
+        blocks[0].add(x, halves, g, half, blocks[0].scale(g, half), acc);
     }
 
     I_INLINE void group(int64_t g) {
+        blocks[0].scales.enter(blocks[0].p, g, blocks[0].lane);
         Sums sums;
         sums.clear();
         sixteen<0>(g, sums);
-        if constexpr (Base::is_halved) {
+        if constexpr (B::is_halved) {
             finish(g, 0, sums);
             sums.clear();
         }
         sixteen<1>(g, sums);
-        finish(g, Base::is_halved ? 1 : 0, sums);
+        finish(g, B::is_halved ? 1 : 0, sums);
     }
 
     I_INLINE void run(int64_t groups, Fetch& fetch) {
-        for (int t = 0; t < N; ++t) this->y[t] = Neon::zero_float();
         for (int64_t g = 0; g < groups; ++g) {
             fetch.next();
             group(g);
-            this->x += N * kRecordBytes;
-            this->halves += N * kHalvesBytes;
+            x += N * kRecordBytes;
+            if constexpr (B::is_halved) halves += N * kHalvesBytes;
         }
     }
 };

@@ -82,7 +82,7 @@ template <>
 struct MatrixSums<1> : DotSums<1> {};
 
 template <Format F, int N>
-struct Block<NeonI8mm, F, N> : NeonBlock<MatrixSums<N>, F, N> {};
+struct Blocks<NeonI8mm, F, N, 1> : NeonBlocks<NeonI8mm, MatrixSums<N>, F, N> {};
 
 // as many sums side by side as hide an instruction's latency; operations: 2 * 2 * 2 * 8 a sum
 constexpr int kMatrixSums = 8;

@@ -7,7 +7,7 @@ namespace {
 struct NeonDot : Neon {};
 
 template <Format F, int N>
-struct Block<NeonDot, F, N> : NeonBlock<DotSums<N>, F, N> {};
+struct Blocks<NeonDot, F, N, 1> : NeonBlocks<NeonDot, DotSums<N>, F, N> {};
 }  // namespace
 
 extern const Kernels kNeonKernels = make_kernels<NeonDot>("neon");
