@@ -21,10 +21,18 @@ inline void pause() {
 }  // namespace
 
 Pool::Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+    try {
+        for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+    } catch (...) {
+        // the system refuses more of them: those that began end before the error goes on
+        close();
+        throw;
+    }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { close(); }
+
+void Pool::close() {
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         is_closing_ = true;

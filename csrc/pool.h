@@ -47,6 +47,7 @@ private:
         else function(item);
     }
 
+    void close();
     void start(int64_t items, Call call, const void* work);
     void take_items();
     void serve();

@@ -92,7 +92,7 @@ def test_lengths_that_are_not_given_end_where_the_context_does(
 def test_threads_are_the_cores_that_may_be_used_unless_given(
     loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("expertly.cli.bench_run.usable_cores", lambda: 3)
+    monkeypatch.setattr("expertly.machine.cores.usable_cores", lambda: 3)
     assert main(["bench", "m", "--decode", "", "--prefill", "2", "--pairs", "1", "--json"]) == 0
     assert loads[0][2] == 3
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machine_files import CGROUP, V1, V2, machine_at
 
-from expertly.machine import usable_cores
+from expertly.errors import InputError
+from expertly.machine import MOST_THREADS, thread_count, usable_cores
 
 
 def test_without_groups_all_allowed_cores_are_usable(tmp_path: Path) -> None:
@@ -75,3 +76,14 @@ def test_cores_are_between_one_and_the_allowed(
     cores = usable_cores(root, allowed=allowed)
     assert 1 <= cores <= allowed
     assert cores == 1 or cores * period <= quota
+
+
+def test_threads_are_as_many_as_asked_for_or_as_there_are_cores() -> None:
+    assert thread_count(3) == 3 and thread_count(MOST_THREADS) == MOST_THREADS
+    assert thread_count(None) == usable_cores()
+
+
+@pytest.mark.parametrize("asked", [-1, 0, MOST_THREADS + 1])
+def test_threads_that_no_machine_gains_by_are_refused(asked: int) -> None:
+    with pytest.raises(InputError, match=f"threads={asked}: not from 1 to 1024"):
+        thread_count(asked)

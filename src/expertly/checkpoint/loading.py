@@ -23,7 +23,7 @@ from expertly.errors import CheckpointError, InputError
 from expertly.families import coded_tensors, read_config, stored_tensors
 from expertly.families.naming import Part, Stored, is_table
 from expertly.formats.packed import is_packed
-from expertly.machine import usable_cores
+from expertly.machine import thread_count
 from expertly.model import Decoder, NativeDecoder
 from expertly.model.native_layers import check_native
 from expertly.model.weights import NativeWeights
@@ -108,7 +108,7 @@ def load(
     dtype, ConfigError for a config that is not understood, CheckpointError for its files.
     """
     _check_known(dtype, kernels)
-    threads = threads or usable_cores()
+    threads = thread_count(threads)
     if device is None:
         if device_memory is not None:
             raise InputError("memory of a device, but no device", hint="give --device cuda too")

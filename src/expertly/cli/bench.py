@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from expertly.cli.bench_request import Request, numbers
-from expertly.cli.store_options import Approximate, Context, Lower, Memory, ReadAhead
+from expertly.cli.only import beside
+from expertly.cli.store_options import (
+    MEMORY_ONLY,
+    Approximate,
+    Context,
+    Lower,
+    Memory,
+    ReadAhead,
+)
+from expertly.cli.thread_option import Threads
 
 ModelPath = Annotated[
     str | None,
@@ -15,9 +24,6 @@ ModelPath = Annotated[
         help="A .gguf file, a folder or a hub id; left out with --synthetic.",
         show_default="none",
     ),
-]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")
 ]
 Prefill = Annotated[
     str | None,
@@ -93,6 +99,12 @@ RoutingOf = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print nothing but the line of JSON.")]
+
+CONDITIONS = (
+    MEMORY_ONLY,
+    beside("--synthetic", "bits", "out", hint="add --synthetic NAME, or leave it out"),
+    beside("--peer", "peer_python", hint="add --peer llama.cpp, or leave it out"),
+)
 
 
 def command(

@@ -11,7 +11,7 @@ from expertly.checkpoint import load
 from expertly.cli.approximating import approximated
 from expertly.cli.bench_memory import made, reroute, stored_bench
 from expertly.cli.bench_request import Request
-from expertly.machine import describe, usable_cores
+from expertly.machine import describe, thread_count
 from expertly.model import NativeDecoder
 
 _PREFILL, _DECODE, _BATCH = (128, 512, 2048), (0, 2048, 8192), (1, 4, 16, 64)
@@ -29,7 +29,7 @@ _SMALL_BYTES = 128 << 20
 
 def run(request: Request) -> None:
     """Raises ExpertlyError for what the user can mend."""
-    threads = request.threads or usable_cores()
+    threads = thread_count(request.threads)
     path = request.model
     if path is None:
         assert request.synthetic is not None and request.out is not None

@@ -18,6 +18,7 @@ from expertly.cli.store_options import check_lower
 from expertly.cli.streaming import check_trace, reported, traced
 from expertly.engine import Engine, Sampling
 from expertly.errors import InputError
+from expertly.machine import thread_count
 from expertly.model import Model, NativeDecoder
 from expertly.text import Tokenizer
 
@@ -52,7 +53,7 @@ def run(request: Request) -> None:
     check_lower(request.lower, request.memory, request.approximate)
     check_trace(request.trace)
     if request.threads is not None:
-        torch.set_num_threads(request.threads)
+        torch.set_num_threads(thread_count(request.threads))
     model = _load(name, request)
     show = _show(model, request)
     text = find_prompt(prompt, is_bundled=name == "", needs_text=request.shows_experts)

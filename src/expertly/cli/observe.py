@@ -9,6 +9,7 @@ import typer
 from expertly.checkpoint import load
 from expertly.checkpoint.locating import bundled
 from expertly.cli.observe_trace import observe_trace
+from expertly.cli.only import Only
 from expertly.cli.output import note
 from expertly.config import Mixture
 from expertly.errors import InputError, OutputError
@@ -20,6 +21,21 @@ from expertly.train.files import write_whole, writing
 
 if TYPE_CHECKING:
     from expertly.model import Decoder
+
+CONDITIONS = (
+    Only(
+        frozenset({"disk", "ram"}),
+        lambda given: given["model"] == "trace",
+        "without a trace",
+        "leave it out, or observe trace FILE",
+    ),
+    Only(
+        frozenset({"text", "named", "top", "max_tokens", "html"}),
+        lambda given: given["model"] != "trace",
+        "with a trace, which has only numbers",
+        "leave it out",
+    ),
+)
 
 
 def command(
@@ -61,8 +77,6 @@ def command(
 ) -> None:
     """Measure what the experts of a model do on texts."""
     if model == "trace":
-        if html is not None:
-            raise InputError("a trace has no page", hint="leave out --html")
         return observe_trace(more or [], disk, ram, as_json)
     files = domains([*(text or []), *(more or [])], named or [])
     if not files and model is not None:

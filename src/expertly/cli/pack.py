@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expertly.cli.bar import bar
+from expertly.cli.only import beside
 from expertly.cli.output import note
 from expertly.cli.plan import human
+from expertly.cli.thread_option import Threads
 from expertly.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,10 +65,9 @@ Keep = Annotated[
         help="A format for matrices by name, as 'layers.0.*=q8_0'. Repeatable; the last counts.",
     ),
 ]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+CONDITIONS = (beside("--calibrate", "max_tokens", hint='add --calibrate TEXT, or "packaged"'),)
 
 
 def command(
@@ -151,7 +152,7 @@ def _to_folder(
 ) -> dict[str, Any]:
     from expertly.checkpoint.allocating import with_average
     from expertly.checkpoint.packed_saving import save_packed
-    from expertly.machine import usable_cores
+    from expertly.machine import thread_count
 
     with _source(model) as (folder, source):
         calibration = _calibrate(folder, texts, max_tokens) if texts else None
@@ -166,7 +167,7 @@ def _to_folder(
                 out,
                 recipe,
                 calibration=calibration,
-                threads=threads or usable_cores(),
+                threads=thread_count(threads),
                 progress=progress,
             )
     return _told(out, report, calibration)
@@ -209,7 +210,7 @@ def _to_gguf(
     from expertly.checkpoint.gguf_saving import save_gguf
     from expertly.checkpoint.shards import read_json
     from expertly.families import read_config
-    from expertly.machine import usable_cores
+    from expertly.machine import thread_count
 
     folder = _located(model)
     calibration = _calibrate(folder, texts, max_tokens) if texts else None
@@ -217,7 +218,7 @@ def _to_gguf(
     if calibration is not None:
         importance = calibration.by_parameter(read_config(read_json(folder / "config.json")))
     with bar("packing") as progress:
-        report = save_gguf(folder, out, kind, importance, threads or usable_cores(), progress)
+        report = save_gguf(folder, out, kind, importance, thread_count(threads), progress)
     told = {"out": str(out), "type": kind, "bytes": report.num_bytes}
     told |= {"bits_per_weight": round(report.bits_per_weight, 3)}
     told |= {"weights": dict(report.weights), "fell_back": _fallen(report.fell_back)}

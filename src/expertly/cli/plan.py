@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expertly.cli.only import Only, beside
 from expertly.planner import FORMATS, Plan, plan
 
 if TYPE_CHECKING:
@@ -31,6 +32,21 @@ Recompute = Annotated[
 Efficiency = Annotated[
     float, typer.Option(min=0.01, max=1.0, help="With --train: share of the peak reached.")
 ]
+
+CONDITIONS = (
+    beside(
+        "--train",
+        *("ranks", "expert_ranks", "shard", "machine", "batch_tokens", "sequence"),
+        *("optimiser", "recompute", "efficiency"),
+        hint="add --train, or leave it out",
+    ),
+    Only(
+        frozenset({"memory", "bits", "context"}),
+        lambda given: not given["train"],
+        "with --train",
+        "leave one of them out: a training step has --sequence and --machine",
+    ),
+)
 
 
 def command(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from expertly.cli.store_options import (
+    MEMORY_ONLY,
     Approximate,
     Context,
     Device,
@@ -14,6 +15,7 @@ from expertly.cli.store_options import (
     Memory,
     ReadAhead,
 )
+from expertly.cli.thread_option import Threads
 
 Model = Annotated[
     str | None,
@@ -67,15 +69,14 @@ ShowExperts = Annotated[
     bool, typer.Option("--show-experts", help="A line a token, with the experts it consulted.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a token, on a line each.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Processor threads.", show_default="all cores")
-]
 Trace = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="Write every routing decision to a Parquet file.", show_default="none"
     ),
 ]
+
+CONDITIONS = (MEMORY_ONLY,)
 
 
 def command(

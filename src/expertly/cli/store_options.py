@@ -4,7 +4,11 @@ from typing import Annotated
 
 import typer
 
+from expertly.cli.only import Only, beside
 from expertly.errors import InputError
+
+# what says something only with --memory
+MEMORY_ONLY: Only = beside("--memory", "context", "read_ahead", hint="add --memory 8GB, or auto")
 
 Memory = Annotated[
     str | None,

@@ -1,14 +1,15 @@
 """The verbs by name, and the group that imports one when it is asked for."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import expertly
+from expertly.cli.only import Only, check
 
 # what `expertly --help` prints, so that it need not import them
 VERBS: Mapping[str, str] = {
@@ -30,11 +31,21 @@ _STYLE: Mapping[str, Any] = {
 }
 
 
+class _Verb(TyperCommand):
+    conditions: Sequence[Only] = ()
+
+    def invoke(self, ctx: Any) -> Any:
+        check(ctx, self.conditions)
+        return super().invoke(ctx)
+
+
 def load_verb(name: str) -> Any:
     """The command of one verb, its module imported."""
+    module = import_module(f"expertly.cli.{name}")
     app = typer.Typer(**_STYLE)
-    app.command(name=name)(import_module(f"expertly.cli.{name}").command)
-    command = get_command(app)
+    app.command(name=name, cls=_Verb)(module.command)
+    command: Any = get_command(app)
+    command.conditions = getattr(module, "CONDITIONS", ())
     command.context_settings = dict(_STYLE["context_settings"])
     return command
 

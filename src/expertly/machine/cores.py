@@ -3,7 +3,24 @@
 import os
 from pathlib import Path
 
+from expertly.errors import InputError
 from expertly.machine.cgroups import Group, groups, number, read
+
+# more than any machine gains by, and fewer than break one
+MOST_THREADS = 1024
+
+
+def thread_count(asked: int | None) -> int:
+    """`asked` threads, or one for each usable core. Raises InputError below 1 and beyond
+    MOST_THREADS."""
+    if asked is None:
+        return min(usable_cores(), MOST_THREADS)
+    if not 1 <= asked <= MOST_THREADS:
+        raise InputError(
+            f"threads={asked}: not from 1 to {MOST_THREADS}",
+            hint=f"leave it out: {usable_cores()} here, one for each core",
+        )
+    return asked
 
 
 def usable_cores(root: Path = Path("/"), allowed: int | None = None) -> int:

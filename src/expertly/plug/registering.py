@@ -2,7 +2,7 @@
 
 from expertly import _native
 from expertly.errors import InputError
-from expertly.machine import usable_cores
+from expertly.machine import thread_count
 from expertly.plug import theirs
 from expertly.plug.implementation import Implementation, Workers
 from expertly.plug.packing import FORMATS
@@ -35,7 +35,4 @@ def _runtime(threads: int | None, kernels: str) -> _native.Runtime:
         raise InputError(
             f"this processor has no kernels {kernels!r}", hint=f"one of {', '.join(offered)}"
         )
-    count = usable_cores() if threads is None else threads
-    if count < 1:
-        raise InputError(f"threads={threads}: there must be one at least", hint="leave it out")
-    return _native.Runtime(count, kernels)
+    return _native.Runtime(thread_count(threads), kernels)
