@@ -21,6 +21,7 @@ struct Generic {
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = false;
     static constexpr bool reads_ahead = false;  // codes before they are asked for
+    static constexpr int fetch_rows = 1;  // from so many rows on tiles fetch those after them
     struct Bytes { uint8_t at[4 * lanes]; };
     struct Ints { int32_t at[lanes]; };
     struct Floats { float at[lanes]; };

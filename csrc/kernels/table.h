@@ -38,7 +38,8 @@ void tiles_of(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, fl
     const int most = at_once<I, F>(N, tiles.count);
     const int64_t calls = (tiles.count + most - 1) / most;
     const int64_t passes = calls * (kTileRows / I::lanes);
-    Fetch fetch(ahead.data, ahead.count * layout.tile_bytes, passes * layout.groups);
+    const int64_t ahead_bytes = N < I::fetch_rows ? 0 : ahead.count * layout.tile_bytes;
+    Fetch fetch(ahead.data, ahead_bytes, passes * layout.groups);
     while (tiles.count > 0) {
         const int m = at_once<I, F>(N, tiles.count);
         BlockKernel kernel = any_block<I, F, N, 1>();

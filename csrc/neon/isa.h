@@ -25,6 +25,7 @@ struct Neon {
     static constexpr bool adds_128 = false;
     static constexpr bool has_pairs = false;
     static constexpr bool reads_ahead = false;  // codes before they are asked for
+    static constexpr int fetch_rows = 1;  // from so many rows on tiles fetch those after them
     struct Bytes { uint8x16_t first, second; };
     struct Ints { int32x4_t first, second; };
     struct Floats { float32x4_t first, second; };
