@@ -10,7 +10,8 @@ _WIDTH = 100
 _START = """# The command line
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a fault of expertly,
-2 something you can mend (an `error:` line and a `hint:` line say what), 130 interrupted.
+2 something you can mend (an `error:` line and a `hint:` line say what), 130 interrupted,
+141 the reader of a pipe went away.
 `NO_COLOR` and output that is no terminal give plain text.
 
 This page is written by `python tools/write_cli_docs.py`.

@@ -140,6 +140,13 @@ def test_an_expert_whose_format_was_named_keeps_it(tmp_path) -> None:
     assert report.weights["f16"] == 2 * 3 * 256 * 256 and report.bits_per_weight <= 9.0
 
 
+@pytest.mark.parametrize("bits", [float("nan"), float("inf"), 0.0, -4.0])
+def test_an_average_that_is_no_number_of_bits_is_refused(bits: float, tmp_path) -> None:
+    write_tiny(tmp_path / "m", WIDE)
+    with open_folder(tmp_path / "m") as source, pytest.raises(InputError, match="on average"):
+        with_average(recipe_of_bits(4), source.config, source.rows, bits)
+
+
 def test_an_average_below_what_is_possible_is_refused_with_the_least(tmp_path) -> None:
     write_tiny(tmp_path / "m", WIDE)
     with open_folder(tmp_path / "m") as source:

@@ -117,7 +117,7 @@ def test_weights_keep_the_type_that_they_are_stored_in(tmp_path: Path) -> None:
     [
         ({"hidden_size": 24}, "hidden_size"),
         ({"intermediate_size": 13}, "layers.feed_forward.size (13 instead of 12)"),
-        ({"num_hidden_layers": 2}, "layers"),
+        ({"num_hidden_layers": 2}, "layers (2 instead of 3)"),
         ({"vocab_size": 258}, "vocab_size (258 instead of 257)"),
         ({"rope_theta": 500.0}, "layers.attention.rope.base (500.0 instead of 10000.0)"),
         ({"tie_word_embeddings": True}, "is_tied"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from heapq import heapify, heappop, heappush
-from math import prod
+from math import isfinite, prod
 
 import numpy as np
 
@@ -55,6 +55,10 @@ def with_average(
 
     Without a calibration all experts count as used alike.
     """
+    if not (isfinite(bits) and bits > 0):
+        raise InputError(
+            f"{bits:g} bits a weight on average", hint="give a number of bits above 0, as 4.5"
+        )
     experts = {key: group for key, group in groups(config).items() if group[0].expert is not None}
     fixed = _bytes_of_others(recipe, config)
     ladders: dict[tuple[int, int], list[Rung]] = {}

@@ -221,4 +221,6 @@ def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
 
 
 def _told(value: Any) -> str:
+    if isinstance(value, tuple) and any(dataclasses.is_dataclass(each) for each in value):
+        return str(len(value))
     return type(value).__name__ if dataclasses.is_dataclass(value) else str(value)
