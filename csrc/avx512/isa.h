@@ -20,7 +20,8 @@ struct Avx512 {
     static constexpr bool adds_128 = true;  // vpdpbusd takes unsigned weights only
     static constexpr bool has_pairs = false;
     static constexpr bool reads_ahead = true;  // the codes of a step amid the products before it
-    static constexpr int fetch_rows = 3;  // with fewer rows Intel's processors read ahead better alone
+    // from so many rows on tiles fetch those after them: with fewer Intel's processors do better
+    static constexpr int fetch_rows = 3;
     using Bytes = __m512i;
     using Ints = __m512i;
     using Floats = __m512;

@@ -70,7 +70,8 @@ struct Generic {
     }
     static I_INLINE Ints add_int(Ints a, Ints b) {
         return make<Ints>([&](int i) {
-            return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) + static_cast<uint32_t>(b.at[i]));
+            const auto bits = static_cast<uint32_t>(a.at[i]);
+            return static_cast<int32_t>(bits + static_cast<uint32_t>(b.at[i]));
         });
     }
     static I_INLINE Ints max_int(Ints a, Ints b) {

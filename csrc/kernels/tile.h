@@ -34,7 +34,8 @@ template <class I>
 struct StepCodes<I, Codes::nibbles, true> {
     template <int J>
     static typename I::Bytes get(const Planes& p, int64_t g, int part, typename I::Bytes table) {
-        return I::lookup(table, StepCodes<I, Codes::nibbles, false>::template get<J>(p, g, part, table));
+        const auto at = StepCodes<I, Codes::nibbles, false>::template get<J>(p, g, part, table);
+        return I::lookup(table, at);
     }
 };
 
