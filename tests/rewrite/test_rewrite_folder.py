@@ -190,16 +190,21 @@ how = Upcycling(num_experts=6) if sys.argv[3] == "dense" else Duplication(copies
 written = upcycle(sys.argv[1], sys.argv[2], how)
 print(peak_bytes() - before, written.num_bytes)
 """
+# large tensors in mappings of their own: in malloc's heap what is freed stays with the process, how
+# much of it differs from run to run
+GIVES_BACK = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 def test_memory_is_a_layers_feed_forward_and_a_tensor_whatever_the_size(tmp_path: Path) -> None:
     write_zeros(tmp_path / "dense", LARGE)
     for source, out, kind in (("dense", "mixture", "dense"), ("mixture", "larger", "mixture")):
         command = [sys.executable, "-c", MEASURE, tmp_path / source, tmp_path / out, kind]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=300, env=GIVES_BACK
+        )
         peak, num_bytes = map(int, done.stdout.split())
         assert num_bytes > 400_000_000
-        assert peak < 90_000_000, (kind, peak)
+        assert peak < 60_000_000, (kind, peak)
 
 
 def test_copies_of_experts_report_that_they_are_exact(dense: Path, tmp_path: Path) -> None:
