@@ -6,7 +6,7 @@ is small, so that activations stay finite. There is no tokenizer: prompts are to
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -83,7 +83,7 @@ SHAPES: Mapping[str, Shape] = {
 }
 
 # file types as llama.cpp numbers them
-_FILE_TYPES: Mapping[str, int] = {"q4_0": 2, "q8_0": 7, "q4_k": 14}
+_FILE_TYPES: Mapping[str, int] = {"q4_0": 2, "q8_0": 7, "q4_k": 14, "bf16": 32}
 
 
 def write_random(shape: Shape, kind: str, path: Path, seed: int = 0) -> None:
@@ -221,6 +221,11 @@ def _q4_k(generator: np.random.Generator, count: int, gain: float) -> np.ndarray
     return blocks
 
 
+def _bf16(generator: np.random.Generator, count: int, gain: float) -> np.ndarray:
+    weights = generator.standard_normal(count, np.float32) * np.float32(gain * 0.0115)
+    return (weights.view(np.uint32) >> 16).astype("<u2")
+
+
 def _router(generator: np.random.Generator, count: int, gain: float) -> np.ndarray:
     return generator.standard_normal(count, np.float32) * np.float32(gain * 0.05)
 
@@ -233,6 +238,7 @@ _DRAWS: Mapping[str, Draw] = {
     "q4_0": _q4_0,
     "q8_0": _q8_0,
     "q4_k": _q4_k,
+    "bf16": _bf16,
     "router": _router,
     "norm": _norm,
 }
@@ -243,9 +249,12 @@ def main() -> None:
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("path", type=Path, metavar="OUT.gguf")
     parser.add_argument("--type", dest="kind", choices=_FILE_TYPES, default="q4_0")
+    parser.add_argument("--layers", type=int, help="so many of the shape's (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    write_random(SHAPES[given.shape], given.kind, given.path, given.seed)
+    shape = SHAPES[given.shape]
+    shape = replace(shape, layers=given.layers or shape.layers)
+    write_random(shape, given.kind, given.path, given.seed)
 
 
 if __name__ == "__main__":

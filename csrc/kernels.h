@@ -19,11 +19,17 @@ struct Strip {
     int64_t count;
 };
 
-// y[i * stride + 16 * tile + lane] = weights of the tiles times row i of the panel; always writes
+// panels of one span, one after the other
+struct Panels {
+    const Panel* data;
+    int64_t count;
+};
+
+// y[i * stride + 16 * tile + lane] = weights of the tiles times row i of the panels; always writes
 // whole tiles. `ahead` are tiles of the same layout that will be wanted next, or none: they are
 // fetched meanwhile.
-using TileKernel = void (*)(Strip tiles, const Layout& layout, const Panel& x, Strip ahead,
-                            float* y, int64_t stride);
+using TileKernel = void (*)(Strip tiles, const Layout& layout, Panels x, Strip ahead, float* y,
+                            int64_t stride);
 
 // act(min(gate, limit)) * (clamp(up, limit) + shift); act(g) = g * sigmoid(alpha * g), or another
 struct GluRule {
@@ -69,6 +75,7 @@ extern const Kernels kGenericKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512Bf16Kernels;
+Kernels amx_over(const Kernels& base);  // a set that has the rest from another
 #endif
 #ifdef EXPERTLY_ARM
 extern const Kernels kNeonKernels;

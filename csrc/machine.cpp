@@ -6,8 +6,29 @@
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
+#ifdef EXPERTLY_X86
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace expertly {
+
+#ifdef EXPERTLY_X86
+namespace {
+
+// asks the system for the tile registers, which it gives to processes that want them: Linux,
+// Documentation/arch/x86/xstate.rst; whether processor and system have them
+bool take_tiles() {
+    unsigned a, b, c, d;
+    constexpr unsigned wanted = bit_AMX_TILE | bit_AMX_BF16;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & wanted) != wanted) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+}  // namespace
+#endif
 
 std::vector<const Kernels*> offered_kernels() {
     std::vector<const Kernels*> found;
@@ -22,7 +43,11 @@ std::vector<const Kernels*> offered_kernels() {
                             __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vnni");
     if (has_avx2 && has_avx512) {
-        if (__builtin_cpu_supports("avx512bf16")) found.push_back(&kAvx512Bf16Kernels);
+        if (__builtin_cpu_supports("avx512bf16")) {
+            static const Kernels amx = amx_over(kAvx512Bf16Kernels);
+            if (take_tiles()) found.push_back(&amx);
+            found.push_back(&kAvx512Bf16Kernels);
+        }
         found.push_back(&kAvx512Kernels);
     }
     if (has_avx2) found.push_back(&kAvx2Kernels);

@@ -61,9 +61,9 @@ void tile(const Runtime& runtime, const std::string& name, int64_t columns, cons
     require(0 < n && n <= runtime.kernels.max_rows, "no such panel");
     require(y.shape(1) % kTileRows == 0, "a tile has 16 results a row");
     const Strip coming = ahead ? Strip{ahead->data(), count} : Strip{nullptr, 0};
-    runtime.kernels.tile[static_cast<int>(format)]({data.data(), count}, layout,
-                                                   panel_of(format, columns, n, parts), coming,
-                                                   y.data(), count * kTileRows);
+    const Panel panel = panel_of(format, columns, n, parts);
+    runtime.kernels.tile[static_cast<int>(format)]({data.data(), count}, layout, {&panel, 1},
+                                                   coming, y.data(), count * kTileRows);
 }
 
 // into row `row` of a panel of `rows`

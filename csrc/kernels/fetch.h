@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../kernels.h"
+
 namespace expertly {
 namespace {
 
@@ -25,6 +27,13 @@ private:
     const uint8_t* until_;
     int64_t step_;
 };
+
+// the part of the strip that is fetched while panel `i` of `count` is computed: all at once would
+// take the places where other loads wait for the caches
+inline Strip share_of(const Strip& strip, const Layout& layout, int64_t i, int64_t count) {
+    const int64_t begin = strip.count * i / count, end = strip.count * (i + 1) / count;
+    return {strip.data + begin * layout.tile_bytes, end - begin};
+}
 
 }  // namespace
 }  // namespace expertly

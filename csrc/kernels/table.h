@@ -54,18 +54,25 @@ void tiles_of(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, fl
     }
 }
 
+using PanelOfTiles = void (*)(Strip tiles, const Layout& layout, const Panel& x, Strip ahead,
+                              float* y, int64_t stride);
+
 // entry N - 1 computes N rows at once
 template <class I, Format F, int... N>
-TileKernel pick(int n, std::integer_sequence<int, N...>) {
-    static constexpr TileKernel table[] = {tiles_of<I, F, N + 1>...};
+PanelOfTiles pick(int n, std::integer_sequence<int, N...>) {
+    static constexpr PanelOfTiles table[] = {tiles_of<I, F, N + 1>...};
     return table[n - 1];
 }
 
 template <class I, Format F>
-void tile(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, float* y,
-          int64_t stride) {
+void tile(Strip tiles, const Layout& layout, Panels x, Strip ahead, float* y, int64_t stride) {
     const auto sizes = std::make_integer_sequence<int, I::max_rows>();
-    pick<I, F>(x.n, sizes)(tiles, layout, x, ahead, y, stride);
+    for (int64_t i = 0; i < x.count; ++i) {
+        const Panel& panel = x.data[i];
+        pick<I, F>(panel.n, sizes)(tiles, layout, panel, share_of(ahead, layout, i, x.count), y,
+                                   stride);
+        y += panel.n * stride;
+    }
 }
 
 template <class I, int... F>

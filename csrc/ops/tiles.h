@@ -1,6 +1,8 @@
 // A run of a matrix's tiles that one thread multiplies, one after the other.
 #pragma once
 
+#include <cassert>
+
 #include "../pool.h"
 #include "activation_buffer.h"
 
@@ -45,26 +47,17 @@ inline Strip ahead_of(const TileRun& run, int64_t tile, const TileRun& next) {
     return is_alike ? next.at(next.begin) : Strip{nullptr, 0};
 }
 
-// the part of the strip that is fetched while panel `i` of `count` is computed: all at once would
-// take the places where other loads wait for the caches
-inline Strip share_of(const Strip& strip, const Layout& layout, int64_t i, int64_t count) {
-    const int64_t begin = strip.count * i / count, end = strip.count * (i + 1) / count;
-    return {strip.data + begin * layout.tile_bytes, end - begin};
-}
-
 // kTilesAtOnce tiles of a run (or what is left of it) from `tile` on, times panels [first, last)
 // of a span; row i of the first one to y + i * stride
 inline void multiply_tiles(const Kernels& kernels, const TileRun& run, int64_t tile,
                            const TileRun& next, const ActivationBuffer& x, const Span& span,
                            int64_t first, int64_t last, float* y, int64_t stride) {
-    const auto kernel = kernels.tile[static_cast<int>(run.w->format)];
-    const Strip ahead = ahead_of(run, tile, next);
-    for (int64_t i = first; i < last; ++i) {
-        const Panel panel = x.panel(span, i);
-        kernel(run.at(tile), run.w->layout, panel,
-               share_of(ahead, run.w->layout, i - first, last - first), y, stride);
-        y += panel.n * stride;
-    }
+    assert(last - first <= kRowBlock);
+    Panel panels[kRowBlock];
+    for (int64_t i = first; i < last; ++i) panels[i - first] = x.panel(span, i);
+    kernels.tile[static_cast<int>(run.w->format)](run.at(tile), run.w->layout,
+                                                  {panels, last - first}, ahead_of(run, tile, next),
+                                                  y, stride);
 }
 
 }  // namespace expertly

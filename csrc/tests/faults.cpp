@@ -13,10 +13,11 @@ namespace {
 void nudge(float& x) { x = std::nextafter(x, 2.0f * x + 1.0f); }
 
 template <int F>
-void faulty_tile(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, float* y,
+void faulty_tile(Strip tiles, const Layout& layout, Panels x, Strip ahead, float* y,
                  int64_t stride) {
     kGenericKernels.tile[F](tiles, layout, x, ahead, y, stride);
-    if (x.n > 1) nudge(y[(x.n - 1) * stride + 11]);
+    const int n = x.data[0].n;
+    if (n > 1) nudge(y[(n - 1) * stride + 11]);
 }
 
 template <int... F>

@@ -12,7 +12,7 @@ namespace expertly {
 
 namespace {
 
-constexpr int64_t kColumns[] = {1, 2, 7, 33, 50, 32, 96, 256, 512};
+constexpr int64_t kColumns[] = {1, 2, 7, 33, 50, 32, 96, 256, 512, 1080};
 constexpr int64_t kRows[] = {1, 15, 17};
 constexpr int64_t kTokens = 24;
 constexpr int64_t kOrdinary = 16;  // of them; the others are strange
@@ -90,13 +90,14 @@ const Kernels& model_of(const Kernels& kernels, Format format) {
     return format == Format::bf16 ? kernels : kGenericKernels;
 }
 
-// the tokens one by one, and in panels of every size: of ordinary ones, of strange ones, of both
+// the tokens one by one; in panels of every size: of ordinary ones, of strange ones, of both; and in
+// the panels of a span, which follow each other
 struct Inputs {
     struct Part {
         int64_t first, n;
         std::unique_ptr<Rows> rows;
     };
-    std::vector<Part> model, singles, panels;
+    std::vector<Part> model, singles, panels, span;
 
     Inputs(const Kernels& kernels, Format format, int64_t columns) {
         const Tokens tokens = random_tokens(columns);
@@ -110,6 +111,9 @@ struct Inputs {
         for (int64_t n = 1; n <= kernels.max_rows; ++n)
             for (int64_t first : {kTokens - n, n % 5, kOrdinary - n / 2})
                 panels.push_back(part(kernels, std::min(first, kTokens - n), n));
+        const int64_t larger = kernels.max_rows, smaller = larger - 1;
+        for (int64_t n : {larger, smaller})
+            span.push_back(part(kernels, n == larger ? 0 : larger, n));
     }
 };
 
@@ -144,15 +148,22 @@ public:
     }
 
 private:
-    TileKernel kernel(const Kernels& kernels) const {
-        return kernels.tile[static_cast<int>(case_.format)];
+    using Parts = std::vector<const Inputs::Part*>;
+
+    void multiply(const Kernels& kernels, const Guarded<uint8_t>& tile, const Parts& parts,
+                  Strip ahead, float* y, int64_t stride) const {
+        std::vector<Panel> panels;
+        for (const Inputs::Part* part : parts) panels.push_back(part->rows->panel());
+        const Panels x{panels.data(), static_cast<int64_t>(panels.size())};
+        kernels.tile[static_cast<int>(case_.format)]({tile.data(), 1}, layout_, x, ahead, y, stride);
     }
 
     void check_tile(const Guarded<uint8_t>& tile, int64_t index) {
         const std::string name = case_.name() + ", tile " + std::to_string(index);
         const Kernels& model = model_of(check_.kernels, case_.format);
         const auto expected = one_by_one(model, inputs_.model, tile);
-        for (const Inputs::Part& panel : inputs_.panels) check_panel(tile, panel, expected, name);
+        for (const Inputs::Part& panel : inputs_.panels) check_panels(tile, {&panel}, expected, name);
+        check_panels(tile, {&inputs_.span[0], &inputs_.span[1]}, expected, name);
         if (!case_.has_any_bits) check_definition(tile, index, name);
     }
 
@@ -160,17 +171,19 @@ private:
                                   const Guarded<uint8_t>& tile) const {
         std::vector<float> y(kTokens * kTileRows);
         for (const auto& single : singles)
-            kernel(kernels)({tile.data(), 1}, layout_, single.rows->panel(), {nullptr, 0},
-                            y.data() + single.first * kTileRows, kTileRows);
+            multiply(kernels, tile, {&single}, {nullptr, 0},
+                     y.data() + single.first * kTileRows, kTileRows);
         return y;
     }
 
-    void check_panel(const Guarded<uint8_t>& tile, const Inputs::Part& panel,
-                     const std::vector<float>& expected, const std::string& name) {
-        const int64_t n = panel.n, stride = n % 2 ? kWideStride : kTileRows;
+    void check_panels(const Guarded<uint8_t>& tile, const Parts& parts,
+                      const std::vector<float>& expected, const std::string& name) {
+        int64_t n = 0;
+        for (const Inputs::Part* part : parts) n += part->n;
+        const int64_t stride = n % 2 ? kWideStride : kTileRows;
         const Guarded<float> y((n - 1) * stride + kTileRows);
         const Strip ahead = n % 3 ? Strip{tile.data(), 1} : Strip{nullptr, 0};
-        kernel(check_.kernels)({tile.data(), 1}, layout_, panel.rows->panel(), ahead, y.data(), stride);
+        multiply(check_.kernels, tile, parts, ahead, y.data(), stride);
         const std::string what = name + ", " + std::to_string(n) + " rows";
         std::vector<float> found;
         bool is_kept = true;
@@ -179,7 +192,7 @@ private:
             if (i % stride < kTileRows) found.push_back(value);
             else is_kept &= bits_of_float(value) == 0xFFFFFFFF;
         }
-        const float* from = expected.data() + panel.first * kTileRows;
+        const float* from = expected.data() + parts.front()->first * kTileRows;
         check_.same(found.data(), from, n * kTileRows, what);
         check_.that(is_kept, what + ": wrote between its rows");
     }

@@ -24,7 +24,7 @@ SMALL = Shape(
     rope_base=1e4,
     has_head_norm=True,
 )
-KINDS = ["q4_0", "q4_k", "q8_0"]
+KINDS = ["q4_0", "q4_k", "q8_0", "bf16"]
 
 
 def values(name: str, kind: str, seed: int = 0) -> np.ndarray:

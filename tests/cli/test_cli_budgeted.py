@@ -59,7 +59,9 @@ def test_without_a_rule_nothing_is_said_and_the_text_is_the_models(
     own = capsys.readouterr()
     assert "approximate" not in own.err
     assert run(folder, "--approximate", "top:4") == 0
-    assert capsys.readouterr().out == own.out
+    kept = capsys.readouterr()
+    assert kept.out == own.out
+    assert "all choices were kept; answers are the model's own" in kept.err
 
 
 def test_naee_reads_a_packaged_text_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +74,16 @@ def test_reading_ahead_can_be_left_out_within_a_memory_budget(
 ) -> None:
     assert run(folder, "--memory", "4GB", "--no-read-ahead", "--approximate", "cold:1") == 0
     assert "all fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", ["cold:1", "cached:0.5"])
+def test_a_rule_about_experts_in_memory_is_refused_where_all_are(
+    folder: Path, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["run", str(folder), "Once"], ["bench", str(folder)]):
+        assert main([*verb, "--approximate", rule]) == 2
+        said = capsys.readouterr().err
+        assert f"--approximate {rule} without --memory" in said and "hint: add --memory" in said
 
 
 LOWER = ["--memory", "4GB", "--approximate", "lower:1000"]

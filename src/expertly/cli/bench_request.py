@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from expertly.cli.store_options import check_lower
+from expertly.cli.store_options import check_approximate
 from expertly.errors import InputError
 
 
@@ -45,7 +45,7 @@ class Request:
             raise InputError(
                 "--synthetic without --out", hint="add --out FOLDER, on a disk with room for it"
             )
-        check_lower(self.lower, self.memory, self.approximate)
+        check_approximate(self.approximate, self.lower, self.memory)
         if self.peer is None and self.peer_python is not None:
             raise InputError("--peer-python without --peer", hint="add --peer llama.cpp")
         if self.approximate is not None and self.routing not in (None, "own"):

@@ -14,7 +14,7 @@ from expertly.cli.chat import Conversation, converse
 from expertly.cli.output import note
 from expertly.cli.prompting import find_prompt, split
 from expertly.cli.show import Show
-from expertly.cli.store_options import check_lower
+from expertly.cli.store_options import check_approximate
 from expertly.cli.streaming import check_trace, reported, traced
 from expertly.engine import Engine, Sampling
 from expertly.errors import InputError
@@ -50,7 +50,7 @@ def run(request: Request) -> None:
     name, prompt = split(request.words)
     if request.system is not None and request.wants_chat is False:
         raise InputError("--system with --raw", hint="a system message needs a chat; drop one")
-    check_lower(request.lower, request.memory, request.approximate)
+    check_approximate(request.approximate, request.lower, request.memory)
     check_trace(request.trace)
     if request.threads is not None:
         torch.set_num_threads(thread_count(request.threads))

@@ -66,9 +66,16 @@ Lower = Annotated[
 ]
 
 
-def check_lower(lower: str | None, memory: str | None, approximate: str | None) -> None:
-    """Raises InputError unless a lower copy, its rule and a memory budget come together."""
-    is_asked = (approximate or "").partition(":")[0] == "lower"
+def check_approximate(approximate: str | None, lower: str | None, memory: str | None) -> None:
+    """Raises InputError for a rule about experts in memory without a memory budget, and unless a
+    lower copy, its rule and a budget come together."""
+    rule = (approximate or "").partition(":")[0]
+    if rule in ("cold", "cached") and memory is None:
+        raise InputError(
+            f"--approximate {approximate} without --memory, so that all experts are in memory",
+            hint="add --memory 8GB, or auto; or leave experts out with top:K",
+        )
+    is_asked = rule == "lower"
     if is_asked and lower is None:
         raise InputError(
             f"--approximate {approximate} without --lower",

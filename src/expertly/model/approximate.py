@@ -174,6 +174,8 @@ class Approximation:
         return found_TK, _weigh(self._model.config, seen, weight_TK, expert_TK)
 
     def __str__(self) -> str:
+        if self.kept == self.choices and not self.lowered:
+            return f"approximate ({self.name}): all choices were kept; answers are the model's own"
         choices = max(1, self.choices)
         left_out = 1.0 - (self.kept + self.exchanged) / choices
         lowered = f", {self.lowered / choices:.1%} computed from lower copies" * bool(self.lowered)
