@@ -148,10 +148,17 @@ def test_for_a_file_of_a_model_its_folder_is_asked(tmp_path: Path, name: str) ->
     assert info.value.hint == f"give its folder, {folder}"
 
 
+def test_of_a_gguf_file_it_is_said_what_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="a GGUF file, which run and bench alone read"):
+        locate(path)
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    folder_of(tmp_path / "m", "model.gguf")
+    folder_of(tmp_path / "m", "model.onnx")
     with pytest.raises(CheckpointError, match="not read") as info:
-        locate(tmp_path / "m" / "model.gguf")
+        locate(tmp_path / "m" / "model.onnx")
     assert "folder or a hub id" in info.value.hint
 
 

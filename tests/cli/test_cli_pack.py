@@ -147,6 +147,17 @@ def test_what_exists_is_never_written_over(model, tmp_path, capsys, name) -> Non
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("out.GGUF", "ends in .GGUF"), ("none/out.gguf", "is not there, or no folder")],
+)
+def test_a_gguf_file_that_could_not_be_written_or_found_again_is_refused_first(
+    tmp_path, capsys, name, said
+) -> None:
+    # before the model, which is not there either
+    assert said in refusal(capsys, tmp_path / "no-model", tmp_path / name)
+
+
 def test_a_packed_folder_is_not_packed_again(model, tmp_path, capsys) -> None:
     packed(capsys, model, tmp_path / "once")
     assert "is packed already" in refusal(capsys, tmp_path / "once", tmp_path / "twice")

@@ -126,6 +126,13 @@ def test_damaged_json_is_one_clear_error(content, tmp_path: Path) -> None:
     assert "\n" not in caught.value.message
 
 
+def test_a_gguf_file_is_no_config(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(InputError, match="is a GGUF file, and a plan needs a config"):
+        plan(path)
+
+
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"mixtral"'])
 def test_json_that_is_no_object_is_refused(content, tmp_path: Path) -> None:
     path = tmp_path / "config.json"

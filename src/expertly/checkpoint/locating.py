@@ -67,6 +67,11 @@ def _not_a_folder(path: Path) -> CheckpointError:
         return _pickled(path.parent, [path.name])
     if path.suffix in (".safetensors", ".json"):
         return CheckpointError(f"{path} is a file", hint=f"give its folder, {path.parent}")
+    if path.suffix == ".gguf":
+        return CheckpointError(
+            f"{path} is a GGUF file, which run and bench alone read",
+            hint="give the folder or hub id that it was made from",
+        )
     return CheckpointError(f"{path} is a file of a kind that is not read", hint=_HINT)
 
 

@@ -87,6 +87,7 @@ def command(
         raise InputError("--bits and --type together", hint="give one of them")
     if out.exists():
         raise InputError(f"{out} exists already", hint="give another name or remove it first")
+    _check_place(out)
     # files first: a typing slip should not wait for a model
     texts = _read_texts(calibrate or [], max_tokens)
     if out.suffix == ".gguf":
@@ -102,6 +103,21 @@ def command(
         print(json.dumps(report))
     else:
         _print(report)
+
+
+def _check_place(out: Path) -> None:
+    """A GGUF file is written beside others, and read again by its name."""
+    if out.suffix.lower() != ".gguf":
+        return
+    if out.suffix != ".gguf":
+        raise InputError(
+            f"{out} ends in {out.suffix}",
+            hint=f"GGUF files end in .gguf: {out.with_suffix('.gguf')}",
+        )
+    if not out.parent.is_dir():
+        raise InputError(
+            f"{out.parent} is not there, or no folder", hint=f"make it first: mkdir -p {out.parent}"
+        )
 
 
 def _recipe(bits: int | None, kind: str | None, keep: list[str]) -> "Recipe":

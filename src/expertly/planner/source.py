@@ -19,6 +19,8 @@ def open_config(model: str | Path) -> dict[str, Any]:
     """
     path = find_config(model)
     try:
+        if _is_gguf(path):
+            raise InputError(f"{path} is a GGUF file, and a plan needs a config.json", hint=_HINT)
         if path.stat().st_size > _LARGEST_BYTES:
             raise ConfigError(f"{path} is larger than 16 MiB, too large for a config", hint=_HINT)
         text = path.read_bytes()
@@ -33,6 +35,11 @@ def open_config(model: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no JSON object", hint="download the file again")
     return content
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def find_config(model: str | Path) -> Path:
