@@ -249,11 +249,11 @@ def main() -> None:
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("path", type=Path, metavar="OUT.gguf")
     parser.add_argument("--type", dest="kind", choices=_FILE_TYPES, default="q4_0")
-    parser.add_argument("--layers", type=int, help="so many of the shape's (default: all)")
+    parser.add_argument("--layers", type=int, help="instead of as many as the shape has")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     shape = SHAPES[given.shape]
-    shape = replace(shape, layers=given.layers or shape.layers)
+    shape = replace(shape, layers=shape.layers if given.layers is None else given.layers)
     write_random(shape, given.kind, given.path, given.seed)
 
 

@@ -116,6 +116,10 @@ def test_what_is_in_memory_is_preferred_but_for_the_first_choice() -> None:
     assert Cached(100.0)(only_one).tolist() == [[0]]
 
 
+def test_where_nothing_is_exchanged_the_slots_are_in_the_routers_order() -> None:
+    assert Cached(0.5)(seen(Held(0, 1, 2, 3, 4))).tolist() == IDS
+
+
 def test_the_range_is_a_mean_over_all_tokens_that_were_seen() -> None:
     rule = Cached(1.0)
     rule(seen(Held(), logits=[[9.0, 0.0, 0.0, 0.0, 0.0]]))
@@ -156,7 +160,7 @@ def logits_of(model) -> torch.Tensor:
 def test_a_rule_that_keeps_everything_changes_no_bit(folder) -> None:
     model = load(folder, threads=2)
     own = logits_of(model)
-    for rule in ("top:4", "ser:4,0.5", "top-p:1", "cold:0.5"):
+    for rule in ("top:4", "ser:4,0.5", "top-p:1", "cold:0.5", "cached:0.5"):
         found = approximate(model, rule)
         assert torch.equal(logits_of(model), own), rule
         assert found.kept == found.choices and found.exchanged == 0

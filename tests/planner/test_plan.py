@@ -1,4 +1,6 @@
 import json
+import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,7 +143,18 @@ def test_json_that_is_no_object_is_refused(content, tmp_path: Path) -> None:
         plan(path)
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+def test_a_config_is_read_from_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(b"[]",))
+    writer.start()
+    # all of it: without its first bytes it would be no JSON
+    with pytest.raises(ConfigError, match="holds no JSON object"):
+        plan(path)
+    writer.join()
+
+
+def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with path.open("wb") as file:
         file.truncate(17 * 2**20)

@@ -135,7 +135,10 @@ class Cached:
         wanted_TE = seen.logits_TE + self._strength * self._learn(seen) * held_E
         first_T = np.take_along_axis(seen.ids_TK, seen.share_TK.argmax(-1)[:, None], -1)
         np.put_along_axis(wanted_TE, first_T, np.inf, -1)
-        return np.argpartition(-wanted_TE, K - 1, -1)[:, :K].astype(np.int32)
+        found_TK = np.argpartition(-wanted_TE, K - 1, -1)[:, :K].astype(np.int32)
+        # in the router's order where nothing is exchanged: slots are added up in order
+        is_own_T = (np.sort(found_TK, -1) == np.sort(seen.ids_TK, -1)).all(-1)
+        return np.where(is_own_T[:, None], seen.ids_TK, found_TK)
 
     def _learn(self, seen: Seen) -> float:
         found = float(np.ptp(seen.logits_TE, -1).sum())

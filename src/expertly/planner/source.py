@@ -19,13 +19,15 @@ def open_config(model: str | Path) -> dict[str, Any]:
     """
     path = find_config(model)
     try:
-        if _is_gguf(path):
-            raise InputError(f"{path} is a GGUF file, and a plan needs a config.json", hint=_HINT)
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise ConfigError(f"{path} is larger than 16 MiB, too large for a config", hint=_HINT)
-        text = path.read_bytes()
+        # once, as a pipe can be read
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
+    if text.startswith(b"GGUF"):
+        raise InputError(f"{path} is a GGUF file, and a plan needs a config.json", hint=_HINT)
+    if len(text) > _LARGEST_BYTES:
+        raise ConfigError(f"{path} is larger than 16 MiB, too large for a config", hint=_HINT)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -35,11 +37,6 @@ def open_config(model: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no JSON object", hint="download the file again")
     return content
-
-
-def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
 
 
 def find_config(model: str | Path) -> Path:
