@@ -53,7 +53,7 @@ struct Kernels {
     const char* name;
     int max_rows;  // of a panel
     TileKernel tile[static_cast<int>(Format::count)];
-    void (*quantise_row)(const float* x, int64_t columns, GroupPlaces to);
+    void (*quantise_row)(const float* x, int64_t columns, const GroupPlaces& to);
     void (*to_bf16)(const float* x, int64_t n, uint16_t* y);
     float (*dot)(const float* a, const float* b, int64_t n);
     // y = (x - centre) * by * weight + bias; y may be x, bias null

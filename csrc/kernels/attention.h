@@ -48,14 +48,17 @@ I_INLINE float exp_of(float x) {
 I_INLINE void prefetch(const uint16_t* p) { __builtin_prefetch(p, 0, 2); }
 I_INLINE void prefetch(const float*) {}
 
-// scores [N][kChunkSize] of kWide vectors of keys; q as [head_size][N]; `ahead`: keys of later
+// scores [N][kChunkSize] of kWide vectors of keys; q [N][head_size]; `ahead`: keys of later
 template <class I, class T, int N>
 void score_tile(const T* keys, const T* ahead, const float* q, int64_t head_size, float* scores) {
     typename I::Floats acc[N][kWide<I>];
+    const float* row[N];
     I_UNROLL
-    for (int n = 0; n < N; ++n)
+    for (int n = 0; n < N; ++n) {
+        row[n] = q + n * head_size;
         I_UNROLL
         for (int v = 0; v < kWide<I>; ++v) acc[n][v] = I::zero_float();
+    }
     for (int64_t c = 0; c < head_size; ++c) {
         prefetch(ahead + c * kWide<I> * I::lanes);
         typename I::Floats k[kWide<I>];
@@ -66,12 +69,11 @@ void score_tile(const T* keys, const T* ahead, const float* q, int64_t head_size
         }
         I_UNROLL
         for (int n = 0; n < N; ++n) {
-            const auto by = I::broadcast(q + n);
+            const auto by = I::broadcast(row[n] + c);
             I_UNROLL
             for (int v = 0; v < kWide<I>; ++v) acc[n][v] = I::fma(k[v], by, acc[n][v]);
         }
         keys += kKeyBlock;
-        q += N;
     }
     I_UNROLL
     for (int n = 0; n < N; ++n)
@@ -191,7 +193,7 @@ struct ChunkRun {
 
     const AttentionChunk& chunk;
     float* scores;  // [rows][kChunkSize]
-    float* q;       // [blocks][head_size][rows of the block]
+    float* q;       // [rows][head_size], scaled
     float* floats;  // a part of a page in float32
 
     int64_t size(int64_t row) const {
@@ -228,12 +230,8 @@ struct ChunkRun {
 
     void place_queries() const {
         const int64_t C = chunk.head_size;
-        for (int64_t row = 0; row < chunk.rows; row += block) {
-            const int64_t n = size(row);
-            for (int64_t r = 0; r < n; ++r)
-                for (int64_t c = 0; c < C; ++c)
-                    q[row * C + c * n + r] = chunk.q[row + r][c] * chunk.scale;
-        }
+        for (int64_t row = 0; row < chunk.rows; ++row)
+            for (int64_t c = 0; c < C; ++c) q[row * C + c] = chunk.q[row][c] * chunk.scale;
     }
 
     template <class T>

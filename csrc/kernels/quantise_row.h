@@ -17,7 +17,7 @@ I_INLINE int32_t largest_bits(const float* x) {
 }
 
 // a group with an infinity or NaN makes every result of its row NaN
-inline void spoil_group(GroupPlaces to) {
+inline void spoil_group(const GroupPlaces& to) {
     const float nan = __builtin_nanf("");
     for (int i = 0; i < kGroup; ++i) to.q[i] = 0;
     *to.start = *to.signed_start = kOrigin;
@@ -29,7 +29,7 @@ inline void spoil_group(GroupPlaces to) {
 
 // q = x * (127 / largest) rounded to nearest even, scale = largest / 127, a group of 32 by itself
 template <class I>
-I_INLINE void quantise_group(const float* x, GroupPlaces to) {
+I_INLINE void quantise_group(const float* x, const GroupPlaces& to) {
     const int32_t bits = largest_bits<I>(x);
     if (bits >= 0x7F800000) return spoil_group(to);
     float largest;
@@ -60,7 +60,7 @@ I_INLINE void quantise_group(const float* x, GroupPlaces to) {
 }
 
 template <class I>
-void quantise_row(const float* x, int64_t columns, GroupPlaces to) {
+void quantise_row(const float* x, int64_t columns, const GroupPlaces& to) {
     const int64_t whole = columns / kGroup;
     for (int64_t g = 0; g < whole; ++g) quantise_group<I>(x + g * kGroup, to.at(g));
     if (whole * kGroup == columns) return;

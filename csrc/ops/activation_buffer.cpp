@@ -18,24 +18,23 @@ void ActivationBuffer::resize(int64_t rows, int64_t columns, Forms forms, const 
     halves_ = forms.halves ? groups_ + n * kRecordBytes : nullptr;
 }
 
-Panel ActivationBuffer::panel(const Span& span, int64_t index) const {
+// in place: the copy of a returned panel would wait, as wide loads do for narrow stores before them
+void ActivationBuffer::set_panel(const Span& span, int64_t index, Panel& panel) const {
     const int64_t row = span.first() + span.begin(index);
-    Panel panel{};
     panel.n = static_cast<int>(span.size(index));
     panel.row_floats = columns_;
-    if (forms_.floats) panel.x = x_ + row * columns_;
-    if (forms_.bf16) panel.bf16 = bf16_row(row);
-    if (!forms_.groups) return panel;
-    panel.groups = groups_ + row * row_groups_ * kRecordBytes;
-    if (forms_.halves) panel.halves = halves_ + row * row_groups_ * kHalvesBytes;
-    return panel;
+    panel.x = forms_.floats ? x_ + row * columns_ : nullptr;
+    panel.bf16 = forms_.bf16 ? bf16_row(row) : nullptr;
+    panel.groups = forms_.groups ? groups_ + row * row_groups_ * kRecordBytes : nullptr;
+    panel.halves = forms_.halves ? halves_ + row * row_groups_ * kHalvesBytes : nullptr;
 }
 
-GroupPlaces ActivationBuffer::places(const Span& span, int64_t row) const {
-    const int64_t index = span.panel_of(row), begin = span.begin(index);
-    const int64_t before = (span.first() + begin) * row_groups_;
+GroupPlaces ActivationBuffer::places(const Span& span, int64_t panel, int64_t i,
+                                     int64_t group) const {
+    const int64_t n = span.size(panel);
+    const int64_t before = (span.first() + span.begin(panel)) * row_groups_ + group * n;
     uint8_t* halves = forms_.halves ? halves_ + before * kHalvesBytes : nullptr;
-    return places_in(groups_ + before * kRecordBytes, halves, span.size(index), row - begin);
+    return places_in(groups_ + before * kRecordBytes, halves, n, i);
 }
 
 void ActivationBuffer::fill(const Kernels& kernels, const Span& span, int64_t row,
@@ -44,45 +43,51 @@ void ActivationBuffer::fill(const Kernels& kernels, const Span& span, int64_t ro
     if (floats_ != nullptr)
         std::memcpy(floats_ + at * columns_, x, static_cast<size_t>(columns_) * sizeof(float));
     if (forms_.bf16) kernels.to_bf16(x, columns_, bf16_row(at));
-    if (forms_.groups) kernels.quantise_row(x, columns_, places(span, row));
-}
-
-namespace {
-
-void copy_group(const GroupPlaces& from, const GroupPlaces& to) {
-    std::memcpy(to.q, from.q, kGroup);
-    *to.scale = *from.scale;
-    *to.start = *from.start;
-    *to.signed_start = *from.signed_start;
-    *to.sum = *from.sum;
-    if (to.half_starts == nullptr) return;
-    std::memcpy(to.half_starts, from.half_starts, 2 * sizeof(int32_t));
-    std::memcpy(to.half_sums, from.half_sums, 2 * sizeof(float));
-}
-
-}  // namespace
-
-void ActivationBuffer::copy(const Span& span, int64_t row, const ActivationBuffer& from,
-                            const Span& from_span, int64_t from_row) {
-    const int64_t at = span.first() + row, from_at = from_span.first() + from_row;
-    if (floats_ != nullptr)
-        std::memcpy(floats_ + at * columns_, from.x_ + from_at * columns_,
-                    static_cast<size_t>(columns_) * sizeof(float));
-    if (forms_.bf16)
-        std::memcpy(bf16_row(at), from.bf16_row(from_at),
-                    static_cast<size_t>(bf16_row(1) - bf16_row(0)) * sizeof(uint16_t));
     if (!forms_.groups) return;
-    const GroupPlaces to = places(span, row), source = from.places(from_span, from_row);
-    for (int64_t g = 0; g < row_groups_; ++g) copy_group(source.at(g), to.at(g));
+    const int64_t panel = span.panel_of(row);
+    kernels.quantise_row(x, columns_, places(span, panel, row - span.begin(panel), 0));
 }
 
-void ActivationBuffer::fill_group(const Kernels& kernels, const Span& span, int64_t row,
-                                  int64_t group, const float* x, int64_t n) {
-    const int64_t at = span.first() + row, first = group * kGroup;
+void ActivationBuffer::copy_groups(const Span& span, int64_t panel, const ActivationBuffer& from,
+                                   const int32_t* rows) {
+    const int64_t n = span.size(panel), before = (span.first() + span.begin(panel)) * row_groups_;
+    uint8_t* to = groups_ + before * kRecordBytes;
+    uint8_t* halves = forms_.halves ? halves_ + before * kHalvesBytes : nullptr;
+    for (int64_t g = 0; g < row_groups_; ++g, to += n * kRecordBytes) {
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t at = rows[i] * row_groups_ + g;
+            const uint8_t* record = from.groups_ + at * kRecordBytes;
+            std::memcpy(to + i * kGroup, record, kGroup);
+            for (int64_t field = kGroup; field < kRecordBytes; field += 4)
+                std::memcpy(to + n * field + i * 4, record + field, 4);
+            if (halves == nullptr) continue;
+            const uint8_t* both = from.halves_ + at * kHalvesBytes;
+            for (int64_t field = 0; field < kHalvesBytes; field += 8)
+                std::memcpy(halves + g * n * kHalvesBytes + n * field + i * 8, both + field, 8);
+        }
+    }
+}
+
+void ActivationBuffer::copy(const Span& span, int64_t panel, const ActivationBuffer& from,
+                            const int32_t* rows) {
+    const int64_t first = span.first() + span.begin(panel);
+    const auto bf16_bytes = static_cast<size_t>(bf16_row(1) - bf16_row(0)) * sizeof(uint16_t);
+    for (int64_t i = 0; i < span.size(panel); ++i) {
+        if (floats_ != nullptr)
+            std::memcpy(floats_ + (first + i) * columns_, from.x_ + rows[i] * columns_,
+                        static_cast<size_t>(columns_) * sizeof(float));
+        if (forms_.bf16) std::memcpy(bf16_row(first + i), from.bf16_row(rows[i]), bf16_bytes);
+    }
+    if (forms_.groups) copy_groups(span, panel, from, rows);
+}
+
+void ActivationBuffer::fill_columns(const Kernels& kernels, const Span& span, int64_t panel,
+                                    int64_t i, int64_t group, const float* x, int64_t n) {
+    const int64_t at = span.first() + span.begin(panel) + i, first = group * kGroup;
     if (floats_ != nullptr)
         std::memcpy(floats_ + at * columns_ + first, x, static_cast<size_t>(n) * sizeof(float));
     if (forms_.bf16) kernels.to_bf16(x, n, bf16_row(at) + first);
-    if (forms_.groups) kernels.quantise_row(x, n, places(span, row).at(group));
+    if (forms_.groups) kernels.quantise_row(x, n, places(span, panel, i, group));
 }
 
 }  // namespace expertly

@@ -56,17 +56,21 @@ public:
 
     // row `row` of a span, in the wanted forms, from its floats
     void fill(const Kernels& kernels, const Span& span, int64_t row, const float* x);
-    // row `row` of a span, from another buffer's of the same columns and forms
-    void copy(const Span& span, int64_t row, const ActivationBuffer& from, const Span& from_span,
-              int64_t from_row);
-    // columns 32 * group onwards of that row, `n` of them: 32, or fewer at the end of a row
-    void fill_group(const Kernels& kernels, const Span& span, int64_t row, int64_t group,
-                    const float* x, int64_t n);
+    // a panel of a span, from rows of another buffer of the same columns and forms, whose panels are
+    // of one row each
+    void copy(const Span& span, int64_t panel, const ActivationBuffer& from, const int32_t* rows);
+    // columns 32 * group onwards of row `i` of a panel, `n` of them: whole groups, or up to the end
+    // of the row
+    void fill_columns(const Kernels& kernels, const Span& span, int64_t panel, int64_t i,
+                      int64_t group, const float* x, int64_t n);
 
-    Panel panel(const Span& span, int64_t index) const;
+    void set_panel(const Span& span, int64_t index, Panel& panel) const;
 
 private:
-    GroupPlaces places(const Span& span, int64_t row) const;
+    // of row `i` of a panel, from a group on
+    GroupPlaces places(const Span& span, int64_t panel, int64_t i, int64_t group) const;
+    void copy_groups(const Span& span, int64_t panel, const ActivationBuffer& from,
+                     const int32_t* rows);
     uint16_t* bf16_row(int64_t row) const { return bf16_ + row * ((columns_ + 1) / 2 * 2); }
 
     Forms forms_{};

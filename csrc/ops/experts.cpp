@@ -92,31 +92,34 @@ void project(const Kernels& kernels, const Matrix Expert::*matrix, int64_t group
                    item.work->input, item.span(), item.first, item.last, out, kWidthAtOnce);
 }
 
-// the hidden activations of the item's rows in one group
-void hide_group(const Kernels& kernels, const Item& item, int64_t group, float* gate, float* up) {
+// gate = the hidden activations of the item's rows in `n` columns from `first` on
+void activate(const Kernels& kernels, const Item& item, int64_t first, int64_t n, float* gate,
+              float* up) {
     const Expert& expert = item.weights();
-    const int64_t first = group * kGroup, rows = item.num_rows();
-    const int64_t n = std::min<int64_t>(kGroup, expert.gate.layout.rows - first);
+    const GluRule& rule = item.work->bank->rule;
+    const int64_t rows = item.num_rows();
     for (int64_t i = 0; i < rows; ++i) {
-        float* g = gate + i * kWidthAtOnce;
-        float* u = up + i * kWidthAtOnce;
-        add_bias(offset(expert.gate_bias, first), n, g);
-        add_bias(offset(expert.up_bias, first), n, u);
-        glu(kernels, g, u, item.work->bank->rule, n, g);
-        item.work->hidden.fill_group(kernels, item.span(), item.first_row() + i, group, g, n);
+        add_bias(offset(expert.gate_bias, first), n, gate + i * kWidthAtOnce);
+        add_bias(offset(expert.up_bias, first), n, up + i * kWidthAtOnce);
     }
+    // whole rows follow each other without a gap
+    if (n == kWidthAtOnce) return glu(kernels, gate, up, rule, rows * n, gate);
+    for (int64_t i = 0; i < rows * kWidthAtOnce; i += kWidthAtOnce)
+        glu(kernels, gate + i, up + i, rule, n, gate + i);
 }
 
 void hide(const Kernels& kernels, const Item& item, const Item* next) {
     float gate[kRowBlock * kWidthAtOnce], up[kRowBlock * kWidthAtOnce];
-    for (int64_t first = item.begin; first < item.end; first += kGroupsAtOnce) {
-        project(kernels, &Expert::gate, first, item, next, gate);
-        project(kernels, &Expert::up, first, item, next, up);
-        const int64_t end = std::min(item.end, first + kGroupsAtOnce);
-        for (int64_t group = first; group < end; ++group) {
-            const int64_t at = (group - first) * kGroup;
-            hide_group(kernels, item, group, gate + at, up + at);
-        }
+    const int64_t columns = std::min(item.end * kGroup, item.weights().gate.layout.rows);
+    for (int64_t group = item.begin; group < item.end; group += kGroupsAtOnce) {
+        project(kernels, &Expert::gate, group, item, next, gate);
+        project(kernels, &Expert::up, group, item, next, up);
+        const int64_t first = group * kGroup, n = std::min(kWidthAtOnce, columns - first);
+        activate(kernels, item, first, n, gate, up);
+        const float* h = gate;
+        for (int64_t panel = item.first; panel < item.last; ++panel)
+            for (int64_t i = 0; i < item.span().size(panel); ++i, h += kWidthAtOnce)
+                item.work->hidden.fill_columns(kernels, item.span(), panel, i, group, h, n);
     }
 }
 
@@ -263,8 +266,8 @@ void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t t
     // a panel an item, as for_rows has it
     runtime.pool.run(static_cast<int64_t>(parts.size()), [&](int64_t i) {
         const auto& [span, panel] = parts[static_cast<size_t>(i)];
-        for (int64_t row = span->begin(panel); row < span->begin(panel) + span->size(panel); ++row)
-            work.input.copy(*span, row, work.tokens, singles, work.rows.token(span->first() + row));
+        const int32_t* tokens = work.rows.tokens(span->first() + span->begin(panel));
+        work.input.copy(*span, panel, work.tokens, tokens);
     });
 }
 
@@ -340,7 +343,7 @@ void copy_rows(const BankWork& work, const std::vector<int32_t>& experts, const 
     for (const int32_t expert : experts) {
         const Span& span = work.rows.span(expert);
         for (int64_t row = 0; row < span.count(); ++row, x += columns)
-            std::copy_n(normed + work.rows.token(span.first() + row) * columns, columns, x);
+            std::copy_n(normed + *work.rows.tokens(span.first() + row) * columns, columns, x);
     }
 }
 

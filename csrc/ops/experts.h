@@ -45,7 +45,7 @@ public:
 
     const Span& span(int64_t expert) const { return spans_[expert]; }
     int64_t count() const { return static_cast<int64_t>(token_.size()); }
-    int64_t token(int64_t row) const { return token_[row]; }
+    const int32_t* tokens(int64_t row) const { return &token_[row]; }  // of it and those after it
     int64_t place(int64_t token, int64_t slot, int64_t num_chosen) const {
         return place_[token * num_chosen + slot];
     }

@@ -77,7 +77,7 @@ void Step::place(const Layer& layer, int64_t index, PagePool& pool, const float*
     const AttentionWeights& attention = layer.attention;
     const int64_t q = padded_rows(attention.q), k = padded_rows(attention.k);
     const int64_t half = attention.shape.head_size / 2;
-    runtime_.pool.run(count(), [&](int64_t t) {
+    const auto place_token = [&](int64_t t) {
         float* q_at = qkv_ + t * qkv_stride_;
         float* k_at = q_at + q;
         float* v_at = k_at + k;
@@ -89,7 +89,24 @@ void Step::place(const Layer& layer, int64_t index, PagePool& pool, const float*
         const int64_t page = tokens_.sequence[t] * tokens_.pages_a_sequence + position / kPageSize;
         append(runtime_.kernels, pool, index, tokens_.pages[page], position % kPageSize, k_at,
                v_at);
+    };
+    const std::vector<int64_t> runs = key_blocks();
+    runtime_.pool.run(static_cast<int64_t>(runs.size()) - 1, [&](int64_t i) {
+        for (int64_t t = runs[i]; t < runs[i + 1]; ++t) place_token(t);
     });
+}
+
+// where runs of tokens begin whose keys lie on the same cache lines, and the end: threads that
+// write to one line wait for each other
+std::vector<int64_t> Step::key_blocks() const {
+    std::vector<int64_t> runs;
+    for (int64_t t = 0; t < count(); ++t) {
+        const bool is_same = t > 0 && tokens_.sequence[t] == tokens_.sequence[t - 1] &&
+                             tokens_.position[t] / kKeyBlock == tokens_.position[t - 1] / kKeyBlock;
+        if (!is_same) runs.push_back(t);
+    }
+    runs.push_back(count());
+    return runs;
 }
 
 void Step::leave_attention(const Layer& layer) {

@@ -67,6 +67,7 @@ private:
     void foresee(const Matrix& w);
     Span span() const { return {0, count(), runtime_.kernels.max_rows}; }
     void project(const Layer& layer);
+    std::vector<int64_t> key_blocks() const;
     void place(const Layer& layer, int64_t index, PagePool& pool, const float* cos,
                const float* sin);
     void leave_attention(const Layer& layer);

@@ -54,7 +54,7 @@ inline void multiply_tiles(const Kernels& kernels, const TileRun& run, int64_t t
                            int64_t first, int64_t last, float* y, int64_t stride) {
     assert(last - first <= kRowBlock);
     Panel panels[kRowBlock];
-    for (int64_t i = first; i < last; ++i) panels[i - first] = x.panel(span, i);
+    for (int64_t i = first; i < last; ++i) x.set_panel(span, i, panels[i - first]);
     kernels.tile[static_cast<int>(run.w->format)](run.at(tile), run.w->layout,
                                                   {panels, last - first}, ahead_of(run, tile, next),
                                                   y, stride);

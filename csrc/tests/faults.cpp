@@ -36,7 +36,7 @@ constexpr Fault kFaults[] = {
          spoil_tiles(k, std::make_integer_sequence<int, static_cast<int>(Format::count)>());
      }},
     {"quantise_row", [](Kernels& k) {
-         k.quantise_row = [](const float* x, int64_t n, GroupPlaces to) {
+         k.quantise_row = [](const float* x, int64_t n, const GroupPlaces& to) {
              kGenericKernels.quantise_row(x, n, to);
              if (n > 0) to.q[0] = static_cast<int8_t>(to.q[0] ^ 1);
          };
