@@ -50,6 +50,7 @@ class FakeModel:
     def __init__(self, config: ModelConfig = CONFIG) -> None:
         self.config = config
         self.prompt_chunk = 512
+        self.context = config.max_context
         self.runtime = FakeRuntime()
         self.dense_bytes = 1000
         self.expert_bytes = [10, 100]

@@ -1,9 +1,13 @@
 """How a memory budget is divided: whole bytes, by hand and by properties."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertly.checkpoint.budget import Budget, reserve_bytes, with_chunks
+from expertly.checkpoint.budget import Budget, reserve_bytes, room_for, with_chunks
+from expertly.errors import InputError
 from expertly.families import read_config
 from expertly.planner import known
 
@@ -38,3 +42,14 @@ def test_experts_keep_at_least_fifteen_sixteenths_of_their_room(room: int, token
     assert found.for_experts >= before.for_experts * 15 / 16 - 1
     assert (found.total, found.used) == (before.total, before.used)
     assert found.reserve == reserve_bytes(QWEN, tokens, chunk)
+
+
+def test_room_is_for_what_was_asked_and_otherwise_for_4096_or_the_models_context() -> None:
+    assert room_for(None, QWEN) == 4096 and room_for(40_960, QWEN) == 40_960
+    assert room_for(None, replace(QWEN, max_context=512)) == 512
+
+
+@pytest.mark.parametrize("context", [0, -1, 40_961, 10**8])
+def test_room_beyond_the_models_context_is_refused(context: int) -> None:
+    with pytest.raises(InputError, match=f"room for {context:,} tokens, .* is 40,960"):
+        room_for(context, QWEN)

@@ -69,6 +69,29 @@ def test_naee_reads_a_packaged_text_first(folder: Path, capsys: pytest.CaptureFi
     assert "approximate (naee:0.5)" in capsys.readouterr().err
 
 
+def test_a_text_ends_where_the_room_does(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "--memory", "4GB", "--context", "8", "--json") == 0
+    pieces = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert pieces[-1]["finish_reason"] == "length" and len(pieces) < 8
+    assert run(folder, "--memory", "4GB", "--context", "2") == 2
+    said = capsys.readouterr().err
+    assert "the memory budget has room for 2" in said and "a larger --context" in said
+
+
+def test_room_for_more_than_the_models_context_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, "--memory", "4GB", "--context", "100000000") == 2
+    assert "room for 100,000,000 tokens" in capsys.readouterr().err
+
+
+def test_an_amount_that_is_none_is_named_before_what_the_model_lacks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "Hello", "--memory", "8XB"]) == 2
+    assert "'8XB' is not an amount of memory" in capsys.readouterr().err
+
+
 def test_reading_ahead_can_be_left_out_within_a_memory_budget(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import typer
 
+import expertly
 from expertly.cli import main, output, verbs
 from expertly.errors import InputError
 
@@ -51,8 +52,6 @@ def test_the_line_of_a_verb_is_the_first_of_its_own_help(name: str, capsys) -> N
 
 
 def test_version_is_printed_alone(capsys) -> None:
-    import expertly
-
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"expertly {expertly.__version__}\n"
 
@@ -206,6 +205,42 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path) -> None:
     assert writer.stderr.read() == b""
     writer.stderr.close()
     assert writer.wait() == 141
+
+
+def with_closed(stream: str) -> subprocess.CompletedProcess[str]:
+    shell = f"exec {' '.join(PYTHON)} --version {stream}"
+    return subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+
+
+def test_a_closed_output_is_named() -> None:
+    done = with_closed(">&-")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: the standard output is closed",
+        "hint: send it to a file, a pipe or /dev/null",
+    ]
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "<&-"])
+def test_other_closed_streams_are_only_silent(stream: str) -> None:
+    done = with_closed(stream)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"expertly {expertly.__version__}\n"
+
+
+def test_an_interrupt_while_the_program_is_read_is_quiet() -> None:
+    program = (
+        "import sys, builtins\n"
+        "from expertly.cli import main\n"
+        "read = builtins.__import__\n"
+        "def interrupted(name, *more):\n"
+        "    if name == 'expertly.cli.verbs': raise KeyboardInterrupt\n"
+        "    return read(name, *more)\n"
+        "builtins.__import__ = interrupted\n"
+        "sys.exit(main(['plan']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_the_module_is_the_command() -> None:

@@ -57,6 +57,7 @@ class Script:
         self.config = small_config(max_context)
         self.tokenizer = bytes_tokenizer()
         self.prompt_chunk = 512
+        self.context = self.config.max_context
         self.prompt_length = prompt_length
         self.reply = reply
         self.widths: list[int] = []

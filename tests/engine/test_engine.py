@@ -151,6 +151,15 @@ def test_a_prompt_beyond_the_original_length_is_read_at_once() -> None:
     assert [len(c) for c in _chunks([1] * 600, model)] == [512, 88]
 
 
+def test_a_model_with_room_for_less_than_its_context_keeps_texts_to_that() -> None:
+    model = small_decoder()
+    model.context = 10
+    with Engine(model) as engine:
+        assert len(engine.generate([1] * 4, Sampling(max_tokens=100)).token_ids) == 7
+        with pytest.raises(InputError, match="11 tokens, the memory budget has room for 10"):
+            engine.encode([1] * 11)
+
+
 def test_routings_are_those_of_the_pass_that_reads_the_token() -> None:
     model = small_decoder()
     with Engine(model, routings=True) as engine:

@@ -116,6 +116,12 @@ def test_another_model_without_a_text_is_told_to_bring_one(folder: Path) -> None
     assert "--text FILE" in error.hint
 
 
+def test_a_missing_model_is_named_before_a_missing_text(tmp_path: Path) -> None:
+    error = failure(tmp_path / "nosuch")
+    assert isinstance(error, CheckpointError)
+    assert "nosuch' does not exist" in error.message
+
+
 def test_bad_texts_are_found_before_the_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"na\xefve")
     error = failure(tmp_path / "no-model", "--text", tmp_path / "latin.txt")

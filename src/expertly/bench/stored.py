@@ -70,12 +70,12 @@ class StoredBench:
 
     def _check(self, work: Work) -> None:
         rounds = 1 if work.phase == "prefill" else self._pairs + 1
-        needed, longest = work.context + rounds * work.room, self._model.config.max_context
+        needed, longest = work.context + rounds * work.room, self._model.context
         if needed > longest:
             raise InputError(
                 f"{work}, {self._pairs} rounds and one before them are {needed} tokens, more than "
-                f"the model's context of {longest}",
-                hint="ask for fewer rounds with --pairs, or a smaller --decode",
+                f"the {longest} that there is room for",
+                hint="ask for fewer rounds with --pairs, a smaller --decode or a larger --context",
             )
 
     def _feed(self, cache: Any, batch: int, count: int) -> None:

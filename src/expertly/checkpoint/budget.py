@@ -44,6 +44,18 @@ def total_bytes(memory: str | int) -> int:
     return resident_bytes() + max(0, free - max(int(free * _LEFT_SHARE), _LEFT_BYTES))
 
 
+def room_for(context: int | None, config: ModelConfig) -> int:
+    """Tokens that the cache is to have room for. Raises InputError for more than the model's."""
+    if context is None:
+        return min(CACHE_TOKENS, config.max_context)
+    if not 0 < context <= config.max_context:
+        raise InputError(
+            f"room for {context:,} tokens, the model's context is {config.max_context:,}",
+            hint=f"give --context 1 to {config.max_context}",
+        )
+    return context
+
+
 def budget_of(memory: str | int, config: ModelConfig, tokens: int = CACHE_TOKENS) -> Budget:
     """To be asked when all but the experts is loaded; `tokens` that the cache has room for."""
     total = total_bytes(memory)

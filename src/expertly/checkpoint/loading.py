@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from expertly import _native
-from expertly.checkpoint.budget import CACHE_TOKENS
 from expertly.checkpoint.coded import fill_coded
 from expertly.checkpoint.finding import find_all, view_of
 from expertly.checkpoint.gguf_loading import load_gguf, open_gguf
@@ -27,6 +26,7 @@ from expertly.machine import thread_count
 from expertly.model import Decoder, NativeDecoder
 from expertly.model.native_layers import check_native
 from expertly.model.weights import NativeWeights
+from expertly.planner import parse_bytes
 from expertly.text import Tokenizer
 from expertly.text.gguf_tokenizer import tokenizer_of
 
@@ -52,7 +52,7 @@ def load(
     dtype: NativeDtype,
     *,
     memory: str | int | None = None,
-    context: int = CACHE_TOKENS,
+    context: int | None = None,
     read_ahead: bool = True,
     lower: str | Path | None = None,
     device: str | None = None,
@@ -66,7 +66,7 @@ def load(
     dtype: str | None = None,
     *,
     memory: str | int | None = None,
-    context: int = CACHE_TOKENS,
+    context: int | None = None,
     read_ahead: bool = True,
     lower: str | Path | None = None,
     device: str | None = None,
@@ -79,7 +79,7 @@ def load(
     dtype: str | None = None,
     *,
     memory: str | int | None = None,
-    context: int = CACHE_TOKENS,
+    context: int | None = None,
     read_ahead: bool = True,
     lower: str | Path | None = None,
     device: str | None = None,
@@ -97,9 +97,10 @@ def load(
     "native", unless `dtype` says otherwise.
 
     With `memory` ("8GB", bytes, or "auto": most of what is free) the whole process keeps to it,
-    `context` tokens' cache included: experts that do not fit are read as they are chosen, and with
-    `read_ahead` some before that, in what time the disk has. `lower` is the same model at fewer
-    bits, packed or GGUF, whose experts are read where `approximate` with lower:F asks for them.
+    `context` tokens' cache (4,096 unless given) included, and texts keep to these: experts that do
+    not fit are read as they are chosen, and with `read_ahead` some before that, in what time the
+    disk has. `lower` is the same model at fewer bits, packed or GGUF, whose experts are read where
+    `approximate` with lower:F asks for them.
 
     With `device` ("cuda", "cuda:1") that GPU holds and computes as many experts as
     `device_memory` of it has room for (most of what is free unless given); see docs/ladder.md.
@@ -130,7 +131,7 @@ def _load(
     model: str | Path,
     dtype: str | None,
     memory: str | int | None,
-    context: int,
+    context: int | None,
     read_ahead: bool,
     lower: str | Path | None,
     threads: int,
@@ -138,6 +139,7 @@ def _load(
 ) -> Decoder | NativeDecoder:
     """On the processor alone."""
     if memory is not None:
+        memory = memory if memory == "auto" else parse_bytes(memory)
         _check_kept(model, dtype)
         return load_streamed(
             _apart_path(model),

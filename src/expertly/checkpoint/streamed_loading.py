@@ -4,13 +4,7 @@ from pathlib import Path
 
 from expertly import _native
 from expertly.checkpoint.apart import Apart, apart, experts_at
-from expertly.checkpoint.budget import (
-    CACHE_TOKENS,
-    budget_of,
-    check_slots,
-    in_words,
-    with_chunks,
-)
+from expertly.checkpoint.budget import budget_of, check_slots, in_words, room_for, with_chunks
 from expertly.checkpoint.copies import check_lower, with_lower
 from expertly.checkpoint.stored_experts import StoredExperts
 from expertly.config import Mixture, ModelConfig
@@ -24,29 +18,31 @@ def load_streamed(
     threads: int,
     kernels: str = "",
     *,
-    context: int = CACHE_TOKENS,
+    context: int | None = None,
     read_ahead: bool = True,
     lower: Path | None = None,
 ) -> NativeDecoder:
     """The model of a packed folder or GGUF file within `memory` ("8GB", "auto" or bytes), which is
     the whole process's; its experts stay on the disk but for those that fit beside a cache of
-    `context` tokens. `read_ahead`: some before they are asked for, in what time the disk has.
+    `context` tokens (None: 4,096, or the model's context), to which texts are kept. `read_ahead`:
+    some before they are asked for, in what time the disk has.
 
-    Raises as `load_packed` and `load_gguf`, and InputError for a budget in which not even the
-    experts of one token in one layer fit.
+    Raises as `load_packed` and `load_gguf`, and InputError for a context beyond the model's and
+    for a budget in which not even the experts of one token in one layer fit.
     """
     model = apart(path, threads)
     smaller = None if lower is None else _lower(model, lower)
-    budget = budget_of(memory, model.config, context)
+    room = room_for(context, model.config)
+    budget = budget_of(memory, model.config, room)
     total, slot_bytes, chunk = len(model.experts.pieces), model.experts.slot_bytes, PROMPT_CHUNK
     if budget.for_experts // slot_bytes < total:
-        budget, chunk = with_chunks(budget, model.config, context)
+        budget, chunk = with_chunks(budget, model.config, room)
     num_slots = min(total, max(0, budget.for_experts) // slot_bytes)
     chosen, is_whole = num_chosen(model.config), num_slots == total
     check_slots(budget, slot_bytes, num_slots, max(chosen))
     smaller = None if is_whole else smaller
     decoder = stream(model, num_slots, threads, kernels, read_ahead=read_ahead, lower=smaller)
-    decoder.prompt_chunk = chunk
+    decoder.prompt_chunk, decoder.context = chunk, room
     decoder.budget = in_words(budget, slot_bytes, num_slots, total, sum(chosen))
     if smaller is not None:
         decoder.budget += f"; a lower copy takes {smaller.slot_bytes / slot_bytes:.0%} of the bytes"

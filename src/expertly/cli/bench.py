@@ -116,7 +116,7 @@ def command(
     pairs: Pairs = 5,
     dtype: Kind = "native",
     memory: Memory = None,
-    context: Context = 4096,
+    context: Context = None,
     read_ahead: ReadAhead = True,
     approximate: Approximate = None,
     lower: Lower = None,

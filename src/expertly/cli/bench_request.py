@@ -20,7 +20,7 @@ class Request:
     pairs: int
     dtype: Literal["native", "int8", "int4"]
     memory: str | None
-    context: int
+    context: int | None
     read_ahead: bool
     approximate: str | None
     lower: str | None

@@ -91,7 +91,7 @@ def _how(request: Request) -> dict[str, Any]:
 
 
 def _works(model: Timed, request: Request) -> list[Work]:
-    longest, is_few = model.config.max_context, request.memory is not None
+    longest, is_few = model.context, request.memory is not None
     prefill, decode = (_FEW_PREFILL, _FEW_DECODE) if is_few else (_PREFILL, _DECODE)
     batch = _FEW_BATCH if is_few else _BATCH
     return plan(

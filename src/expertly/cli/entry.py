@@ -14,7 +14,7 @@ import typer
 
 from expertly.cli.output import print_error
 from expertly.cli.verbs import group
-from expertly.errors import ExpertlyError
+from expertly.errors import ExpertlyError, OutputError
 
 _OS_HINTS = {
     errno.ENOSPC: "free some space, or write to another disk",
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     globals_: dict[str, bool] = {}
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _open_streams()
         code = _invoke(given, globals_)
         sys.stdout.flush()
         return code
@@ -43,6 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if globals_.get("traceback"):
             traceback.print_exc()
         return _explain(error)
+
+
+def _open_streams() -> None:
+    """A stream that the caller closed is None to python, which would say to stdout what is for
+    stderr. That of input is asked for where it is read."""
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if sys.stdout is None:
+        raise OutputError(
+            "the standard output is closed", hint="send it to a file, a pipe or /dev/null"
+        )
 
 
 def _invoke(arguments: list[str], globals_: dict[str, bool]) -> int:

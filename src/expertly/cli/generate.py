@@ -36,7 +36,7 @@ class Request:
     is_json: bool
     threads: int | None
     memory: str | None
-    context: int
+    context: int | None
     read_ahead: bool
     device: str | None
     device_memory: str | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expertly.checkpoint import load
-from expertly.checkpoint.locating import bundled
+from expertly.checkpoint.locating import bundled, is_hub_id, locate
 from expertly.cli.observe_trace import observe_trace
 from expertly.cli.only import Only
 from expertly.cli.output import note
@@ -80,6 +80,7 @@ def command(
         return observe_trace(more or [], disk, ram, as_json)
     files = domains([*(text or []), *(more or [])], named or [])
     if not files and model is not None:
+        _check_here(model)
         raise InputError("no text to observe", hint="give one with --text FILE")
     if html is not None:
         _check_place(html)
@@ -93,6 +94,12 @@ def command(
         print(json.dumps(report.to_dict()))
     else:
         print(report.to_text(top), end="")
+
+
+def _check_here(model: str) -> None:
+    # a slip in its name matters more than what else is missing; nothing is fetched for that
+    if Path(model).exists() or not is_hub_id(model):
+        locate(model)
 
 
 def _packaged(max_tokens: int) -> dict[str, str]:

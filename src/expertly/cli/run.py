@@ -97,7 +97,7 @@ def command(
     as_json: AsJson = False,
     threads: Threads = None,
     memory: Memory = None,
-    context: Context = 4096,
+    context: Context = None,
     read_ahead: ReadAhead = True,
     device: Device = None,
     device_memory: DeviceMemory = None,

@@ -20,8 +20,12 @@ Memory = Annotated[
     ),
 ]
 Context = Annotated[
-    int,
-    typer.Option(min=1, help="With --memory: tokens, prompt and answer, that room is kept for."),
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --memory: tokens, prompt and answer, that room is kept for; texts end there.",
+        show_default="4096, or the model's context",
+    ),
 ]
 ReadAhead = Annotated[
     bool,

@@ -90,7 +90,7 @@ class Engine:
         the context, or needs a tokenizer or template that the model lacks."""
         model = self._open_model()
         ids = _ids(prompt, model.tokenizer)
-        _check(ids, model.config)
+        _check(ids, model)
         return ids
 
     def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[Piece]:
@@ -152,7 +152,7 @@ class Engine:
         return Sequence(
             ids=list(ids),
             sampling=sampling,
-            max_context=model.config.max_context,
+            max_context=model.context,
             eos_ids={*model.config.eos_ids, *(tokenizer.eos_ids if tokenizer else ())},
             text=tokenizer.stream() if tokenizer else None,
         )
@@ -204,7 +204,7 @@ class Engine:
             for row in going:
                 texts[row] += sequences[row].accept(_next_id(sequences[row], output.logits[row]))
             # the cache counts padding, so it can be full while a short sequence is not
-            if not going or cache.length == model.config.max_context:
+            if not going or cache.length == model.context:
                 break
             last_BS = torch.tensor([[sequence.ids[-1]] for sequence in sequences])
             output = self._step(last_BS, cache)
@@ -231,18 +231,22 @@ def _ids(prompt: Prompt, tokenizer: Tokenizer | None) -> list[int]:
     return tokenizer.chat(prompt)  # type: ignore[arg-type]
 
 
-def _check(ids: list[int], config: ModelConfig) -> None:
+def _check(ids: list[int], model: Model) -> None:
     if not ids:
         raise InputError("the prompt is empty: 0 tokens", hint="give at least one token")
-    if len(ids) > config.max_context:
+    too_many = len(ids) - model.context
+    if too_many > 0:
+        is_cut = model.context < model.config.max_context
+        limit = "the memory budget has room for" if is_cut else "the model's context"
         raise InputError(
-            f"the prompt has {len(ids)} tokens, the model's context {config.max_context}",
-            hint=f"shorten it by at least {len(ids) - config.max_context} tokens",
+            f"the prompt has {len(ids)} tokens, {limit} {model.context}",
+            hint=f"shorten it by at least {too_many} tokens"
+            + (", or give a larger --context" if is_cut else ""),
         )
     for token_id in ids:
-        if not 0 <= token_id < config.vocab_size:
+        if not 0 <= token_id < model.config.vocab_size:
             raise InputError(
-                f"token id {token_id} is outside the vocabulary of {config.vocab_size}",
+                f"token id {token_id} is outside the vocabulary of {model.config.vocab_size}",
                 hint="encode the text with this model's own tokenizer",
             )
 

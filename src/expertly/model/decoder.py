@@ -90,6 +90,7 @@ class Decoder(nn.Module):
         self.config = config
         self.tokenizer: Tokenizer | None = None
         self.prompt_chunk = PROMPT_CHUNK
+        self.context = config.max_context
         self.embed_VD = empty(config.vocab_size, config.hidden_size, dtype=dtype)
         self.layers = nn.ModuleList(
             DecoderLayer(config, layer, index, dtype) for index, layer in enumerate(config.layers)

@@ -53,6 +53,7 @@ class NativeDecoder:
         self.config = config
         self.tokenizer: Tokenizer | None = None
         self.prompt_chunk = PROMPT_CHUNK
+        self.context = config.max_context
         self.runtime = _native.Runtime(threads, kernels)
         self._step = _native.Step(self.runtime, config.hidden_size)
         self._layers = [native_layer(config, index, weights) for index in range(len(config.layers))]

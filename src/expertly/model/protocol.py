@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 class Model(Protocol):
     """`Decoder` and `NativeDecoder`; a model takes the caches that it made itself, and reads
-    prompts best in chunks of `prompt_chunk` tokens."""
+    prompts best in chunks of `prompt_chunk` tokens. Texts are at most `context` tokens long: what
+    the config says, or fewer where a memory budget has room for no more."""
 
     config: ModelConfig
     tokenizer: "Tokenizer | None"
     prompt_chunk: int
+    context: int
 
     def new_cache(self, batch_size: int = 1) -> Any: ...
 
