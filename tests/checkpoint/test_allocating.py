@@ -157,6 +157,16 @@ def test_an_average_below_what_is_possible_is_refused_with_the_least(tmp_path) -
     assert set(recipe.chosen.values()) == {"q2_k"}
 
 
+def test_an_average_above_what_is_possible_is_refused_with_the_most(tmp_path) -> None:
+    write_tiny(tmp_path / "m", WIDE)
+    with open_folder(tmp_path / "m") as source:
+        with pytest.raises(InputError, match="more than all experts can take") as caught:
+            with_average(recipe_of_bits(4), source.config, source.rows, 99.0)
+        most = float(caught.value.hint.split()[3])
+        recipe = with_average(recipe_of_bits(4), source.config, source.rows, most - 0.01)
+    assert {"q8_0"} < set(recipe.chosen.values())
+
+
 def test_the_error_of_a_format_is_the_share_of_the_output_that_it_loses() -> None:
     weights = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
     assert relative_error("f32", weights, None) == 0

@@ -170,6 +170,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
         error = failure("missing-model", "--text", "missing.txt", "--html", place)
         assert isinstance(error, OutputError)
         assert str(place) in str(error)
+        assert ("is a folder" in error.message) == (place == tmp_path)
 
 
 def test_a_trace_has_no_page(tmp_path: Path) -> None:

@@ -118,6 +118,11 @@ def test_a_path_that_does_not_exist_is_no_hub_id(name) -> None:
         plan(name)
 
 
+def test_no_name_is_no_folder() -> None:
+    with pytest.raises(InputError, match="no model is named"):
+        plan("")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[" * 100_000, b"1" * 5000])
 def test_damaged_json_is_one_clear_error(content, tmp_path: Path) -> None:
     path = tmp_path / "config.json"

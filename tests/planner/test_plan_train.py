@@ -171,6 +171,7 @@ def test_json_has_every_number(path, capsys) -> None:
         (["--machine", "abacus"], "'abacus' is no machine"),
         (["--optimiser", "sgd"], "--optimiser sgd"),
         (["--batch-tokens", "1000"], "1,000 tokens a step are no sequences"),
+        (["--sequence", "99999"], "sequences of 99,999 tokens, the model's context is"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line_and_a_hint(path, capsys, arguments, said) -> None:

@@ -22,6 +22,7 @@ PARTS = {"method": "virtual-groups", "granularity": 4}
         ({"noise": -1.0}, "noise is -1.0"),
         ({"noise": float("inf")}, "noise is inf"),
         ({"noise": float("nan")}, "noise is nan"),
+        ({"noise": 1.5}, "noise is 1.5"),
         ({"granularity": 2}, "granularity 2, and copy takes whole feed-forwards"),
         ({"method": "drop", "granularity": 2}, "granularity 2, and drop takes"),
         ({"shared": 2}, "shared is 2"),

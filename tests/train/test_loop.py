@@ -352,6 +352,7 @@ def test_two_runs_in_one_folder_are_refused(
         (("hidden_size = 16", "hidden_size = 16\nvocab_size = 100"), RecipeError, "is 100"),
         (("hidden_size = 16", "hidden_size = 16\nhiden_size = 3"), ExpertlyError, "hiden_size"),
         (("sequence = 16", "sequence = 16000"), ExpertlyError, "16000"),
+        (("batch = 2", "batch = 100000000000"), RecipeError, "100,000,000,000 sequences"),
     ],
 )
 def test_what_cannot_be_trained_is_named_before_the_first_step(

@@ -22,7 +22,8 @@ class Rates(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the store did in the timed rounds, of `bytes_per_token`: `best_hit_rate` is that of the
+    """What the store did in the timed rounds, of `bytes_per_token`: `hit_rate` of the uses were
+    kept from earlier ones (what was read ahead counts as missed), `best_hit_rate` is that of the
     fewest misses possible (Belady) in the same room after all that went before, `regret` how many
     more misses than those. `share_of_disk`: of what the disk gave, probed in the same rounds, over
     all of their time."""

@@ -38,7 +38,7 @@ def table_row(row: Row) -> str:
 
 def _read(reading: Reading) -> str:
     return (
-        f"  experts: {reading.hit_rate:.1%} in memory (at best {reading.best_hit_rate:.1%}; "
+        f"  experts: {reading.hit_rate:.1%} kept in memory (at best {reading.best_hit_rate:.1%}; "
         f"{reading.regret:.0%} more misses than that), {reading.bytes_per_token / 1e6:,.1f} MB "
         f"read a token, {reading.stall_share:.0%} waited; disk "
         f"{reading.disk_bytes_per_second / 1e9:.2f} GB/s, {reading.share_of_disk:.0%} of it used"

@@ -29,6 +29,7 @@ class _Round:
     disk_rate: float
     hits: int
     misses: int
+    foreseen: int
     read_bytes: int
     stall_seconds: float
 
@@ -98,6 +99,7 @@ class StoredBench:
             disk_rate=disk_rate,
             hits=after.hits - before.hits,
             misses=after.misses - before.misses,
+            foreseen=after.foreseen - before.foreseen,
             read_bytes=after.read_bytes - before.read_bytes,
             stall_seconds=after.stall_seconds - before.stall_seconds,
         )
@@ -121,6 +123,8 @@ class StoredBench:
         seconds = sum(r.seconds for r in rounds)
         read_bytes, misses = sum(r.read_bytes for r in rounds), sum(r.misses for r in rounds)
         uses = misses + sum(r.hits for r in rounds)
+        # as in the bound, which reads nothing ahead
+        misses += sum(r.foreseen for r in rounds)
         best = belady(self._store.tally.visits, self._store.slots.count, since=since)
         return Reading(
             hit_rate=1.0 - misses / uses,

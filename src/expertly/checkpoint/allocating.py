@@ -51,7 +51,8 @@ def with_average(
     progress: Callable[[int, int], None] | None = None,
 ) -> Recipe:
     """The recipe with a format for every routed expert, so that all weights together take at most
-    `bits` each on average. Raises InputError if that is less than the least that is possible.
+    `bits` each on average. Raises InputError for less than the least that is possible and for more
+    than the most.
 
     Without a calibration all experts count as used alike.
     """
@@ -81,6 +82,12 @@ def with_average(
             f"{bits:g} bits a weight on average are too few",
             hint=f"the least is {8 * (least + fixed) / num_weights:.2f}, what every token passes "
             "included",
+        )
+    most = sum(ladder[-1].num_bytes for ladder in ladders.values())
+    if budget > most:
+        raise InputError(
+            f"{bits:g} bits a weight on average are more than all experts can take",
+            hint=f"the most is {8 * (most + fixed) / num_weights:.2f}",
         )
     return replace(recipe, chosen=choose(ladders, budget))
 

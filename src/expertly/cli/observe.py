@@ -109,6 +109,8 @@ def _packaged(max_tokens: int) -> dict[str, str]:
 
 def _check_place(path: Path) -> None:
     # hours may go by before it is written
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", hint="give --html a file in it")
     if path.exists():
         raise OutputError(f"{path} exists already", hint="give another name or remove that file")
     if not path.parent.is_dir():

@@ -24,7 +24,14 @@ Machine = Annotated[str, typer.Option(help="With --train: a100-hdr, h100-ndr or 
 BatchTokens = Annotated[
     int, typer.Option(min=1, help="With --train: tokens of a step, all ranks together.")
 ]
-Sequence = Annotated[int, typer.Option(min=1, help="With --train: tokens a sequence.")]
+Sequence = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --train: tokens a sequence.",
+        show_default="4096, or the model's context",
+    ),
+]
 Optimiser = Annotated[str, typer.Option(help="With --train: adamw or muon.")]
 Recompute = Annotated[
     bool, typer.Option("--recompute", help="With --train: keep each layer's input alone.")
@@ -67,7 +74,7 @@ def command(
     shard: Sharded = False,
     machine: Machine = "h100-ndr",
     batch_tokens: BatchTokens = 1 << 20,
-    sequence: Sequence = 4096,
+    sequence: Sequence = None,
     optimiser: Optimiser = "adamw",
     recompute: Recompute = False,
     efficiency: Efficiency = 0.4,
@@ -79,18 +86,19 @@ def command(
         from expertly.families import read_config
         from expertly.planner import open_config
 
+        config = read_config(open_config(model))
         options = TrainOptions(
             ranks=ranks,
             expert_ranks=expert_ranks,
             is_sharded=shard,
             machine=machine,
             batch_tokens=batch_tokens,
-            sequence=sequence,
+            sequence=min(4096, config.max_context) if sequence is None else sequence,
             optimiser=optimiser,
             recompute=recompute,
             efficiency=efficiency,
         )
-        print_plan(plan_train(read_config(open_config(model)), options), as_json)
+        print_plan(plan_train(config, options), as_json)
         return
     result = plan(model, memory=memory, bits=bits, context=context)
     if as_json:

@@ -96,6 +96,12 @@ def plan_train(config: ModelConfig, options: TrainOptions) -> TrainPlan:
         raise InputError(
             f"--optimiser {options.optimiser}", hint=f"use one of {', '.join(MOMENTS)}"
         )
+    if options.sequence > config.max_context:
+        raise InputError(
+            f"sequences of {options.sequence:,} tokens, the model's context is "
+            f"{config.max_context:,}",
+            hint=f"give --sequence 1 to {config.max_context}",
+        )
     if options.batch_tokens % (options.ranks * options.sequence):
         raise InputError(
             f"{options.batch_tokens:,} tokens a step are no sequences of {options.sequence:,} for "

@@ -3,7 +3,7 @@
 from expertly.machine.allocating import keep_freed_memory
 from expertly.machine.cores import MOST_THREADS, thread_count, usable_cores
 from expertly.machine.describing import Machine, describe
-from expertly.machine.memory import available_memory_bytes, resident_bytes
+from expertly.machine.memory import available_memory_bytes, resident_bytes, total_memory_bytes
 
 __all__ = [
     "MOST_THREADS",
@@ -13,5 +13,6 @@ __all__ = [
     "keep_freed_memory",
     "resident_bytes",
     "thread_count",
+    "total_memory_bytes",
     "usable_cores",
 ]

@@ -41,6 +41,8 @@ def open_config(model: str | Path) -> dict[str, Any]:
 
 def find_config(model: str | Path) -> Path:
     """Where the file is; a hub id's is fetched into the hub's cache."""
+    if str(model) == "":
+        raise InputError("no model is named", hint=_HINT)
     path = Path(model)
     if path.is_dir():
         if not (path / "config.json").exists():

@@ -18,6 +18,11 @@ def require(condition: bool, message: str, hint: str) -> None:
         raise InputError(message, hint=hint)
 
 
+def _check_noise(noise: float) -> None:
+    # more would drown what the matrix holds
+    require(0 <= noise <= 1, f"noise is {noise}", "give 0 to 1: standard deviations of each matrix")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Upcycling:
     """How a dense model becomes a mixture.
@@ -71,7 +76,7 @@ class Upcycling:
             f"redraw is {share}, and copies are not drawn anew",
             "use the method drop",
         )
-        require(0 <= self.noise < float("inf"), f"noise is {self.noise}", "it must not be negative")
+        _check_noise(self.noise)
 
     def _check_cut(self) -> None:
         if self.method in _WHOLE:
@@ -156,4 +161,4 @@ class Duplication:
             f"{self.num_chosen} experts chosen",
             "1 or more",
         )
-        require(0 <= self.noise < float("inf"), f"noise is {self.noise}", "it must not be negative")
+        _check_noise(self.noise)

@@ -9,8 +9,10 @@ from expertly.store.tally import Tally
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReport:
-    """`regret`: how many more misses than the fewest possible (Belady, who may bypass), as a share
-    of those; over the first turns where there were very many. `ahead_share`: of the turns, those in
+    """`hit_rate`: of the uses, those that were kept from earlier ones; what was read ahead
+    (`foreseen`) counts as missed, as in `best_hit_rate`. `regret`: how many more misses than the
+    fewest possible (Belady, who may bypass), as a share of those; over the first turns where there
+    were very many. `ahead_share`: of the turns, those in
     which the disk had time to read ahead. `share_of_disk`: of what the disk
     was measured to give, over all of the time; None without a measurement."""
 
@@ -28,15 +30,15 @@ class StoreReport:
 
     def __str__(self) -> str:
         ahead = (
-            f", {self.foreseen:,} read ahead ({self.wasted:,} in vain; in {self.ahead_share:.0%} "
-            "of the turns)"
+            f", {self.foreseen:,} more read ahead ({self.wasted:,} in vain; in "
+            f"{self.ahead_share:.0%} of the turns)"
         ) * bool(self.foreseen + self.wasted)
         disk = ""
         if self.disk_bytes_per_second is not None:
             gigabytes = self.disk_bytes_per_second / 1e9
             disk = f"; disk {gigabytes:.2f} GB/s, {self.share_of_disk:.0%} of it used"
         return (
-            f"experts: {self.hit_rate:.1%} of {self.uses:,} uses found in memory (at best "
+            f"experts: {self.hit_rate:.1%} of {self.uses:,} uses kept in memory (at best "
             f"{self.best_hit_rate:.1%}; {self.regret:.0%} more misses than that){ahead}, "
             f"{self.read_bytes / 1e6:,.1f} MB read, {self.stall_share:.0%} of the time waited{disk}"
         )
@@ -48,12 +50,13 @@ def report(
     """`seconds` in all; `capacity` in experts."""
     uses = tally.hits + tally.misses
     best = belady(tally.visits, capacity)
+    kept = tally.hits - tally.foreseen
     # of the turns that were remembered
     seen = best.hits + best.misses
-    misses = tally.misses * seen / uses if uses else 0.0
+    misses = (uses - kept) * seen / uses if uses else 0.0
     return StoreReport(
         uses=uses,
-        hit_rate=tally.hits / uses if uses else 0.0,
+        hit_rate=kept / uses if uses else 0.0,
         best_hit_rate=best.hit_rate,
         regret=misses / best.misses - 1.0 if best.misses else 0.0,
         read_bytes=tally.read_bytes,

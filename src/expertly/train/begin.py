@@ -15,6 +15,7 @@ from expertly.checkpoint import load
 from expertly.config import ModelConfig
 from expertly.errors import OutputError, RecipeError
 from expertly.families import read_config
+from expertly.machine import total_memory_bytes
 from expertly.model import Decoder, initialise
 from expertly.parallel import ALONE, Ranks, describe_device, has_bfloat16, place
 from expertly.text import Tokenizer
@@ -181,6 +182,19 @@ def _check_fit(config: ModelConfig, recipe: Recipe, tokenizer: Tokenizer) -> Non
         raise RecipeError(
             f"[data] sequence is {recipe.data.sequence}, the model's context {config.max_context}",
             hint="shorten it or raise [model] max_position_embeddings",
+        )
+    _check_batch(config, recipe)
+
+
+def _check_batch(config: ModelConfig, recipe: Recipe) -> None:
+    """Refuses what no memory here could hold: for the way back each layer keeps at least its input,
+    two bytes a number."""
+    a_sequence = 2 * recipe.data.sequence * config.hidden_size * len(config.layers)
+    most = total_memory_bytes() // a_sequence * recipe.ranks.count
+    if recipe.run.batch > most:
+        raise RecipeError(
+            f"[run] batch is {recipe.run.batch:,} sequences, and memory holds less than {most:,}",
+            hint="take a smaller batch, and a larger accumulation for steps as large",
         )
 
 
