@@ -28,6 +28,7 @@ void Step::begin(Tokens tokens, const PagePool& pool, const Matrix& embedding) {
     tokens_ = std::move(tokens);
     begun_ = nullptr;
     pool_ = &pool;
+    key_blocks_ = key_blocks();
     last_angle_ = *std::max_element(tokens_.angle.begin(), tokens_.angle.end());
     const int64_t T = count();
     x_ = x_room_.get<float>(T * columns_);
@@ -90,9 +91,8 @@ void Step::place(const Layer& layer, int64_t index, PagePool& pool, const float*
         append(runtime_.kernels, pool, index, tokens_.pages[page], position % kPageSize, k_at,
                v_at);
     };
-    const std::vector<int64_t> runs = key_blocks();
-    runtime_.pool.run(static_cast<int64_t>(runs.size()) - 1, [&](int64_t i) {
-        for (int64_t t = runs[i]; t < runs[i + 1]; ++t) place_token(t);
+    runtime_.pool.run(static_cast<int64_t>(key_blocks_.size()) - 1, [&](int64_t i) {
+        for (int64_t t = key_blocks_[i]; t < key_blocks_[i + 1]; ++t) place_token(t);
     });
 }
 

@@ -80,6 +80,7 @@ private:
     Runtime& runtime_;
     int64_t columns_;
     Tokens tokens_;
+    std::vector<int64_t> key_blocks_;
     const PagePool* pool_ = nullptr;  // compared, never followed
     int64_t last_angle_ = 0;
     float* x_ = nullptr;       // [T][columns]

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from expertly.checkpoint import load
 from expertly.checkpoint.budget import reserve_bytes
 from expertly.checkpoint.locating import bundled
 from expertly.checkpoint.packed_saving import open_folder, save_packed
 from expertly.checkpoint.recipe import recipe_of_bits
 from expertly.cli import main
+from expertly.cli.approximating import _ids, approximated
 from expertly.families import read_config
 
 GREEDY = ["--temperature", "0", "--max-tokens", "12", "--raw"]
@@ -76,6 +78,12 @@ def test_a_text_ends_where_the_room_does(folder: Path, capsys: pytest.CaptureFix
     assert run(folder, "--memory", "4GB", "--context", "2") == 2
     said = capsys.readouterr().err
     assert "the memory budget has room for 2" in said and "a larger --context" in said
+
+
+def test_what_naee_reads_first_fits_the_room_too(folder: Path) -> None:
+    model = load(folder, memory="4GB", context=8)
+    approximated(model, "naee:0.5")
+    assert len(_ids(model)) == 8
 
 
 def test_room_for_more_than_the_models_context_is_refused(

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -367,6 +368,17 @@ def test_what_cannot_be_trained_is_named_before_the_first_step(
         train(make_recipe(change), tmp_path / "run", console=quiet)
     assert said in caught.value.message
     assert not checkpoints.listed(tmp_path / "run" / "checkpoints")
+
+
+def test_a_batch_is_held_against_this_memory_only_where_it_is_computed_in_it(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(("batch = 2", "batch = 100000000000"))
+    config = SimpleNamespace(hidden_size=16, layers=(None,))
+    with pytest.raises(RecipeError, match="memory holds"):
+        begin._check_batch(config, recipe)
+    monkeypatch.setattr(begin, "resolve_device", lambda name: torch.device("cuda"))
+    begin._check_batch(config, recipe)
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder(

@@ -79,7 +79,7 @@ def _check(
     longest = max([*prefill, *(context + DECODE_STEPS for context in decode)])
     if longest > max_context:
         raise InputError(
-            f"{longest} tokens are more than the model's context of {max_context}",
+            f"{longest} tokens are more than the context of {max_context}",
             hint=f"ask for less; decoding adds {DECODE_STEPS} tokens to its context",
         )
 

@@ -20,5 +20,5 @@ def _ids(model: NativeDecoder) -> list[int]:
         return []
     domains = corpora.domains()
     texts = [corpora.held_out_text(name)[: _CHARACTERS // len(domains)] for name in domains]
-    most = min(_TOKENS, model.config.max_context)
+    most = min(_TOKENS, model.context)
     return model.tokenizer.encode("\n\n".join(texts))[:most]

@@ -36,7 +36,7 @@ Every = Annotated[
     typer.Option(min=1, help="Every so-many-th layer becomes a mixture.", show_default="1"),
 ]
 Noise = Annotated[
-    float, typer.Option(help="Added to experts, in standard deviations of each matrix.")
+    float, typer.Option(help="Added to experts, in standard deviations of each matrix: 0 to 1.")
 ]
 Redraw = Annotated[
     float | None,

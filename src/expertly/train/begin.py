@@ -17,7 +17,7 @@ from expertly.errors import OutputError, RecipeError
 from expertly.families import read_config
 from expertly.machine import total_memory_bytes
 from expertly.model import Decoder, initialise
-from expertly.parallel import ALONE, Ranks, describe_device, has_bfloat16, place
+from expertly.parallel import ALONE, Ranks, describe_device, has_bfloat16, place, resolve_device
 from expertly.text import Tokenizer
 from expertly.train import checkpoints
 from expertly.train.balancing import check_balance
@@ -188,12 +188,14 @@ def _check_fit(config: ModelConfig, recipe: Recipe, tokenizer: Tokenizer) -> Non
 
 def _check_batch(config: ModelConfig, recipe: Recipe) -> None:
     """Refuses what no memory here could hold: for the way back each layer keeps at least its input,
-    two bytes a number."""
+    two bytes a number. A GPU says so itself."""
+    if resolve_device(recipe.run.device).type != "cpu":
+        return
     a_sequence = 2 * recipe.data.sequence * config.hidden_size * len(config.layers)
     most = total_memory_bytes() // a_sequence * recipe.ranks.count
     if recipe.run.batch > most:
         raise RecipeError(
-            f"[run] batch is {recipe.run.batch:,} sequences, and memory holds less than {most:,}",
+            f"[run] batch is {recipe.run.batch:,} sequences, and memory holds {most:,} at most",
             hint="take a smaller batch, and a larger accumulation for steps as large",
         )
 
