@@ -15,23 +15,26 @@ struct Whole {
 
     Four nearest(Four v) const { return rounded(clamped(v, all(lowest), all(highest))); }
     int code(float value) const { return static_cast<int>(value - lowest); }
+    int num_values() const { return code(highest) + 1; }
+    float value(int code) const { return lowest + static_cast<float>(code); }
 };
 
 // 16 values in rising order
 struct Table {
-    float values[16];
+    float values[16], middles[16];  // from the value before
     float step;
     float lowest, highest;
 
     Table(const int8_t* from, float step) : step(step) {
         for (int i = 0; i < 16; ++i) values[i] = from[i];
+        for (int i = 1; i < 16; ++i) middles[i] = 0.5f * (values[i - 1] + values[i]);
         lowest = values[0], highest = values[15];
     }
 
     Four nearest(Four v) const {
         Four value = all(values[0]);
         for (int i = 1; i < 16; ++i)
-            value = v > 0.5f * (values[i - 1] + values[i]) ? all(values[i]) : value;
+            value = v > all(middles[i]) ? all(values[i]) : value;
         return value;
     }
     int code(float value) const {
@@ -39,6 +42,8 @@ struct Table {
         while (values[i] < value) ++i;
         return i;
     }
+    int num_values() const { return 16; }
+    float value(int code) const { return values[code]; }
 };
 
 struct Scale {
@@ -104,6 +109,17 @@ Scale fit_scale(const Group<N>& group, const Book& book) {
     for (int i = 0; i < kTurns; ++i)
         if (!attempt(best.scale)) break;
     return best;
+}
+
+// whether all weights times `inverse` are values of the book, but for rounding in float32
+template <int N, class Book>
+bool holds(const Group<N>& group, float inverse, const Book& book) {
+    constexpr float kRounding = 1e-4f;
+    for (int i = 0; i < N; i += kLanes) {
+        const Four v = four(group.x + i) * inverse, off = v - book.nearest(v);
+        if (sum(off * off) > kRounding * kRounding) return false;
+    }
+    return true;
 }
 
 }  // namespace

@@ -54,14 +54,24 @@ protected:
     Format format_;
 };
 
-// the plain scale, the fitted one or 0, whichever costs least as it is stored
+// the plain scale, the fitted one or 0, whichever costs least as it is stored; or one that loses
+// nothing: the extreme weight of a group that came from a file can be any value of the book
 template <class Book>
 float stored_scale(const Group<kSize>& group, const Book& book, const Stored& stored) {
     float best = stored(plain_scale(group, book));
     float least = rounding_error(group, best, book);
-    for (const float scale : {stored(fit_scale(group, book).scale), 0.0f}) {
+    const auto attempt = [&](float scale) {
         const float error = rounding_error(group, scale, book);
         if (error < least) least = error, best = scale;
+    };
+    attempt(stored(fit_scale(group, book).scale));
+    attempt(0);
+    const float extreme = extreme_of(group), inverse = inverse_of(extreme);
+    // in an even book the other half is the same with scales below 0
+    const int num_codes = book.num_values() / (book.lowest == -book.highest ? 2 : 1);
+    for (int code = 0; code < num_codes; ++code) {
+        const float value = book.value(code);
+        if (value != 0 && holds(group, value * inverse, book)) attempt(stored(extreme / value));
     }
     return best;
 }
@@ -104,8 +114,8 @@ protected:
         Group<kSize> group;
         group.fill(w, costs, true);
         Affine best = as_stored(group, span(group, top_, kNone), stored);
-        const Affine fitted = as_stored(group, fit_affine(group, top_, kNone), stored);
-        if (fitted.error < best.error) best = fitted;
+        keep_better(best, as_stored(group, fit_affine(group, top_, kNone), stored));
+        keep_held(best, group, stored);
         put_half(out, stored.half(best.scale));
         put_half(out + 2, stored.half(-best.min));
         float q[kSize];
@@ -122,6 +132,24 @@ private:
         float q[kSize];
         round_affine(group, scale, min + group.base, top_, q);
         return {scale, min, error_of(group, q, scale, min + group.base)};
+    }
+
+    static void keep_better(Affine& best, const Affine& other) {
+        if (other.error < best.error) best = other;
+    }
+
+    // weights that came from a file lie whole steps apart, from any code to any other
+    void keep_held(Affine& best, const Group<kSize>& group, const Stored& stored) const {
+        const float inverse = inverse_of(group.most);
+        for (int width = 1; width <= top_; ++width) {
+            const float highest = static_cast<float>(width);
+            if (!holds(group, highest * inverse, Whole{0, highest})) continue;
+            const float scale = group.most / highest;
+            for (int low = 0; low + width <= top_; ++low) {
+                const float min = scale * static_cast<float>(low);
+                keep_better(best, as_stored(group, {scale, min, 0}, stored));
+            }
+        }
     }
 
     int top_;

@@ -119,9 +119,41 @@ def test_quantising_what_comes_back_changes_next_to_nothing(name: str, seed: int
     assert ((again - once) ** 2).sum() <= share * first + 1e-12
 
 
+BOOKS = {
+    "q8_0": range(-127, 128),
+    "q5_0": range(-16, 16),
+    "q4_0": range(-8, 8),
+    "iq4_nl": [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113],
+}
+
+
+@pytest.mark.parametrize("name", BOOKS)
+@given(data=st.data(), scale=st.floats(2**-10, 2**8, width=16), sign=st.sampled_from([-1, 1]))
+@settings(max_examples=100, deadline=None)
+def test_what_a_block_with_a_scale_can_hold_is_held(
+    name: str, data: st.DataObject, scale: float, sign: int
+) -> None:
+    values = st.lists(st.sampled_from(BOOKS[name]), min_size=32, max_size=32)
+    w = np.array([data.draw(values)], np.float32) * np.float32(sign * scale)
+    assert np.array_equal(there_and_back(name, w), w)
+
+
+@pytest.mark.parametrize(("name", "top"), [("q4_1", 15), ("q5_1", 31)])
+@given(data=st.data(), scale=st.floats(2**-6, 2**4, width=16), least=st.floats(-64, 64, width=16))
+@settings(max_examples=100, deadline=None)
+def test_what_a_block_with_a_minimum_can_hold_is_held(
+    name: str, top: int, data: st.DataObject, scale: float, least: float
+) -> None:
+    codes = data.draw(st.lists(st.integers(0, top), min_size=32, max_size=32))
+    w = np.array([codes], np.float32) * np.float32(scale) + np.float32(least)
+    assert np.array_equal(there_and_back(name, w), w)
+
+
 @pytest.mark.parametrize("name", ["q8_0", "q4_0", "q5_0", "q4_1", "q5_1", "iq4_nl", "mxfp4"])
-def test_quantising_blocks_of_32_again_changes_nothing(name: str) -> None:
-    w = np.random.default_rng(1).standard_normal((32, 256)).astype(np.float32)
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_quantising_blocks_of_32_again_changes_nothing(name: str, seed: int) -> None:
+    w = np.random.default_rng(seed).standard_normal((32, 256)).astype(np.float32)
     once = there_and_back(name, w)
     assert np.array_equal(there_and_back(name, once), once)
 
