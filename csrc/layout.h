@@ -42,7 +42,7 @@ struct Scheme {
     Codes codes;
     Scales scales;
     int offset;  // what is subtracted from an unsigned code
-    bool is_signed;  // codes are signed bytes, or nibbles of a table of signed bytes
+    bool is_signed;  // codes are signed bytes, or nibbles of a table of such
 };
 
 constexpr Scheme kSchemes[] = {
@@ -60,7 +60,7 @@ constexpr Scheme kSchemes[] = {
     {Codes::threes, Scales::half_groups, 4, false},      // q3_k
     {Codes::twos, Scales::half_groups_min, 0, false},    // q2_k
     {Codes::nibbles, Scales::half, 0, true},             // iq4_nl
-    {Codes::nibbles, Scales::exponent, 0, true},         // mxfp4
+    {Codes::nibbles, Scales::exponent, 16, false},       // mxfp4
     {Codes::nibbles, Scales::row_min, 0, false},         // i4
 };
 static_assert(sizeof(kSchemes) / sizeof(kSchemes[0]) == static_cast<size_t>(Format::count));
@@ -69,10 +69,12 @@ inline constexpr const Scheme& scheme_of(Format format) {
     return kSchemes[static_cast<int>(format)];
 }
 
-// values of the 16 codes of the two formats with a table; mxfp4's are doubled, its scale halved
+// values of the 16 codes of the two formats with a table; mxfp4's are doubled, its scale halved,
+// and as unsigned codes 16 too large: products of signed ones take more instructions
 constexpr int8_t kIq4Table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                   1,    13,   25,  38,  53,  69,  89,  113};
-constexpr int8_t kMxfp4Table[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+constexpr int8_t kMxfp4Table[16] = {16, 17, 18, 19, 20, 22, 24, 28,
+                                    16, 15, 14, 13, 12, 10, 8,  4};
 
 struct Layout {
     int64_t rows, columns;  // as asked for

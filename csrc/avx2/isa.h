@@ -85,18 +85,14 @@ struct Avx2 {
     static I_INLINE Ints dot_pairs(Ints pairs, Bytes w, const int8_t* q) {
         return _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, four(q)));
     }
-    // |w| times q with w's sign: 128 * 127 * 2 still fits 16 bits
-    static I_INLINE Ints dot_pairs_signed(Ints pairs, Bytes w, const int8_t* q) {
-        const Bytes size = _mm256_sign_epi8(w, w);
-        const Ints products = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(q), w));
-        return _mm256_add_epi16(pairs, products);
-    }
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         return add_pairs(acc, dot_pairs(zero(), w, q));
     }
     static I_INLINE Bytes prepare_signed(Bytes w) { return w; }
+    // |w| times q with w's sign: 128 * 127 * 2 still fits 16 bits
     static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) {
-        return add_pairs(acc, dot_pairs_signed(zero(), w, q));
+        const Bytes size = _mm256_sign_epi8(w, w);
+        return add_pairs(acc, _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(q), w)));
     }
     static I_INLINE Floats dot_bf16(Floats acc, Bytes w, const uint16_t* x) {
         const Bytes pair = four(reinterpret_cast<const int8_t*>(x));
@@ -192,11 +188,11 @@ struct Avx2 {
     }
     // half of 2^(byte - 127): the table of mxfp4 is doubled
     static I_INLINE Floats load_exponent(const uint8_t* p) {
-        const Ints e = _mm256_cvtepu8_epi32(load_8(p));
-        const Ints normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-        const Ints small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
-        const Ints is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
-        return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, small, is_small));
+        const Ints e = _mm256_cvtepu8_epi32(load_8(p)), one = _mm256_set1_epi32(1);
+        const Ints normal = _mm256_slli_epi32(_mm256_sub_epi32(e, one), 23);
+        // of bytes 0 and 1; of others it is less
+        const Ints small = _mm256_slli_epi32(_mm256_add_epi32(e, one), 21);
+        return _mm256_castsi256_ps(_mm256_max_epi32(normal, small));
     }
 };
 

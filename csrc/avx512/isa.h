@@ -187,11 +187,11 @@ struct Avx512 {
     }
     // half of 2^(byte - 127): the table of mxfp4 is doubled
     static I_INLINE Floats load_exponent(const uint8_t* p) {
-        const Ints e = _mm512_cvtepu8_epi32(load_16(p));
-        const Ints normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
-        const Ints small = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
-        const __mmask16 is_small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
-        return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_small, small));
+        const Ints e = _mm512_cvtepu8_epi32(load_16(p)), one = _mm512_set1_epi32(1);
+        const Ints normal = _mm512_slli_epi32(_mm512_sub_epi32(e, one), 23);
+        // of bytes 0 and 1; of others it is less
+        const Ints small = _mm512_slli_epi32(_mm512_add_epi32(e, one), 21);
+        return _mm512_castsi512_ps(_mm512_max_epi32(normal, small));
     }
 };
 

@@ -193,8 +193,8 @@ constexpr int log2_of(int power) { return power <= 1 ? 0 : 1 + log2_of(power / 2
 // steps whose pairs of products 16 bits can add up, if an instruction set does so: twice 127 times
 // the largest code a step
 constexpr int steps_in_16_bits(Format format) {
-    if (format == Format::mxfp4) return 8;
     if (scheme_of(format).is_signed) return 1;
+    if (format == Format::mxfp4) return 4;
     switch (scheme_of(format).codes) {
         case Codes::sixes: return 2;
         case Codes::fives: return 4;
@@ -258,8 +258,7 @@ struct Block {
     I_INLINE void dots(const uint8_t* x, Bytes w, int begin, int end, Ints* acc) const {
         for (int t = begin; t < end; ++t) {
             const auto* q = reinterpret_cast<const int8_t*>(x + t * kGroup + J * 4);
-            if constexpr (is_paired && scheme.is_signed) acc[t] = I::dot_pairs_signed(acc[t], w, q);
-            else if constexpr (is_paired) acc[t] = I::dot_pairs(acc[t], w, q);
+            if constexpr (is_paired) acc[t] = I::dot_pairs(acc[t], w, q);
             else if constexpr (scheme.is_signed) acc[t] = I::dot_signed(acc[t], w, q);
             else acc[t] = I::dot(acc[t], w, q);
         }

@@ -163,7 +163,7 @@ struct Float4 : Table {
     Float4() : Table(kRising, 1) {}
     int code(float value) const {
         int i = 0;
-        while (kMxfp4Table[i] != value) ++i;
+        while (kMxfp4Table[i] - scheme_of(Format::mxfp4).offset != value) ++i;
         return i;
     }
 };
