@@ -2,21 +2,38 @@
 //
 // Items are handed out one by one, so that uneven ones keep all threads busy; work that asks for it
 // also learns which item its thread has next. Between jobs a worker spins for a moment, as the next
-// job of a decode step comes within microseconds, and then sleeps. One job at a time; the caller
-// takes part in it. Whoever waits fetches what the next jobs will read.
+// job of a decode step comes within microseconds, and then sleeps. One job at a time, callers wait
+// for their turn; the caller takes part in it. Whoever waits fetches what the next jobs will read.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
 
 #include "foresight.h"
+#include "plain_floats.h"
 
 namespace expertly {
+
+// whether this is still the process that made it, and no fork of that, which has no threads of it
+class Birthplace {
+public:
+    Birthplace();
+    ~Birthplace();
+    Birthplace(const Birthplace&) = delete;
+    Birthplace& operator=(const Birthplace&) = delete;
+
+    bool is_here() const { return *mark_ != 0; }
+
+private:
+    volatile uint8_t* mark_;  // memory that a fork finds zeroed
+};
 
 class Pool {
 public:
@@ -26,19 +43,30 @@ public:
     Pool& operator=(const Pool&) = delete;
 
     Foresight& foresight() { return foresight_; }
-    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+    int threads() const { return static_cast<int>(crew_->workers.size()) + 1; }
 
     // calls work(item), or work(item, next) with next < 0 where that is not known, for every item
-    // in [0, items); returns when all are done
+    // in [0, items); returns when all are done. What an item throws ends the job and is thrown
+    // here; items do not run jobs of the same pool
     template <class Work>
     void run(int64_t items, const Work& work) {
         if (items <= 0) return;
-        if (items > 1 && !workers_.empty()) return start(items, &call<Work>, &work);
+        const PlainFloats floats;
+        if (items > 1 && threads() > 1 && birthplace_.is_here())
+            return start(items, &call<Work>, &work);
         for (int64_t i = 0; i < items; ++i) call<Work>(&work, i, i + 1 < items ? i + 1 : -1);
     }
 
 private:
     using Call = void (*)(const void* work, int64_t item, int64_t next);
+
+    // what a fork cannot take down
+    struct Crew {
+        std::vector<std::thread> workers;
+        std::mutex mutex;
+        std::condition_variable wake;
+        std::exception_ptr error;
+    };
 
     template <class Work>
     static void call(const void* work, int64_t item, int64_t next) {
@@ -50,12 +78,15 @@ private:
     void close();
     void start(int64_t items, Call call, const void* work);
     void take_items();
+    void try_items();
     void serve();
     bool wait_for_job(uint64_t seen);
     void wait_a_moment();
 
     Foresight foresight_;
-    std::vector<std::thread> workers_;
+    Birthplace birthplace_;
+    std::unique_ptr<Crew> crew_ = std::make_unique<Crew>();
+    std::mutex turn_;
     Call call_ = nullptr;
     const void* work_ = nullptr;
     int64_t items_ = 0;
@@ -64,8 +95,6 @@ private:
     alignas(64) std::atomic<int> busy_{0};
     std::atomic<int> sleeping_{0};
     std::atomic<bool> is_closing_{false};
-    std::mutex mutex_;
-    std::condition_variable wake_;
 };
 
 }  // namespace expertly

@@ -26,13 +26,18 @@ using MaybeVector = std::optional<Vector>;
 using Rows = Array<const float, nb::ndim<2>>;
 using Numbers = Array<const int32_t, nb::ndim<1>>;
 using Table = Array<const int32_t, nb::ndim<2>>;
-using NewRows = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+template <class T>
+using NewTable = nb::ndarray<nb::numpy, T, nb::ndim<2>>;
+using NewRows = NewTable<float>;
 
-inline NewRows new_rows(size_t rows, size_t columns) {
-    float* data = new float[rows * columns];
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    return NewRows(data, {rows, columns}, owner);
+template <class T>
+NewTable<T> new_table(size_t rows, size_t columns) {
+    T* data = new T[rows * columns];
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return NewTable<T>(data, {rows, columns}, owner);
 }
+
+inline NewRows new_rows(size_t rows, size_t columns) { return new_table<float>(rows, columns); }
 
 inline Format format_of(const std::string& name) {
     for (int i = 0; i < static_cast<int>(Format::count); ++i)

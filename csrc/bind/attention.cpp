@@ -139,12 +139,12 @@ void bind_attention(nb::module_& module) {
                nb::arg("page"), nb::arg("slot"), nb::arg("k"), nb::arg("v"));
     module.def("attend", &attend_rows, nb::arg("runtime"), nb::arg("pool"), nb::arg("layer"),
                nb::arg("q"), nb::arg("sequence"), nb::arg("position"), nb::arg("pages"),
-               nb::arg("y"), nb::arg("window") = 0, nb::arg("sinks") = nb::none(),
+               nb::arg("y").noconvert(), nb::arg("window") = 0, nb::arg("sinks") = nb::none(),
                nb::arg("scale") = nb::none());
     module.def("turn_keys", &turn_cached_keys, nb::arg("pool"), nb::arg("layer"), nb::arg("pages"),
                nb::arg("cos"), nb::arg("sin"));
-    module.def("turn_heads", &turn_token, nb::arg("runtime"), nb::arg("q"), nb::arg("k"),
-               nb::arg("v"), nb::arg("cos"), nb::arg("sin"), nb::arg("clip") = 0.0f,
+    module.def("turn_heads", &turn_token, nb::arg("runtime"), nb::arg("q").noconvert(),
+               nb::arg("k").noconvert(), nb::arg("v").noconvert(), nb::arg("cos"), nb::arg("sin"), nb::arg("clip") = 0.0f,
                nb::arg("eps") = 1e-6f, nb::arg("is_head_norm") = true,
                nb::arg("q_norm") = nb::none(), nb::arg("k_norm") = nb::none());
 }

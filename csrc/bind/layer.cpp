@@ -45,6 +45,12 @@ HeldAttention make_attention(const Weights& q, const Weights& k, const Weights& 
     require(q.matrix.layout.rows == width && o.matrix.layout.columns == width &&
                 k.matrix.layout.rows == kv_width && v.matrix.layout.rows == kv_width,
             "heads and matrices differ in size");
+    require(k.matrix.layout.columns == q.matrix.layout.columns &&
+                v.matrix.layout.columns == q.matrix.layout.columns,
+            "queries, keys and values are of rows of different widths");
+    require(groups > 0 && heads % groups == 0 && head_size > 0 && head_size % 2 == 0,
+            "heads come in equal groups and halves");
+    require(window >= 0, "a window counts tokens");
     HeldAttention held;
     held.matrices = {q, k, v, o};
     AttentionWeights& a = held.attention;
@@ -103,7 +109,8 @@ HeldLayer* make_layer(const Norm& attention_norm, const HeldAttention& attention
     require(attention.attention.q.layout.columns == columns &&
                 attention.attention.o.layout.rows == columns &&
                 static_cast<int64_t>(feed_forward_norm.weight.size()) == columns &&
-                fits(experts) && (!shared || fits(*shared)),
+                fits(experts) && (!shared || fits(*shared)) &&
+                (!router || router->weights.matrix.layout.columns == columns),
             "a layer's parts differ in width");
     // a router's experts may be there in several copies, one bank of them after the other
     const auto num_experts = static_cast<int64_t>(experts.experts.size());

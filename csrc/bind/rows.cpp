@@ -122,21 +122,22 @@ void choose_row(const Vector& logits, const std::string& kind, float norm_p, flo
 void bind_rows(nb::module_& module) {
     nb::module_ rows = module.def_submodule("rows", "single kernels, for tests");
     rows.def("tile", &tile, nb::arg("runtime"), nb::arg("format"), nb::arg("columns"),
-             nb::arg("data"), nb::arg("parts"), nb::arg("y"), nb::arg("ahead") = nb::none());
+             nb::arg("data"), nb::arg("parts"), nb::arg("y").noconvert(),
+             nb::arg("ahead") = nb::none());
     rows.def("quantise", &quantise_row, nb::arg("runtime"), nb::arg("x"), nb::arg("parts"),
              nb::arg("rows") = 1, nb::arg("row") = 0);
     rows.def("max_rows", [](const Runtime& runtime) { return runtime.kernels.max_rows; },
              nb::arg("runtime"));
-    rows.def("to_bf16", &to_bf16, nb::arg("runtime"), nb::arg("x"), nb::arg("y"));
+    rows.def("to_bf16", &to_bf16, nb::arg("runtime"), nb::arg("x"), nb::arg("y").noconvert());
     rows.def("dot", &dot, nb::arg("runtime"), nb::arg("a"), nb::arg("b"));
     rows.def("normalise", &normalise_row, nb::arg("runtime"), nb::arg("x"), nb::arg("weight"),
-             nb::arg("bias").none(), nb::arg("is_rms"), nb::arg("eps"), nb::arg("y"));
+             nb::arg("bias").none(), nb::arg("is_rms"), nb::arg("eps"), nb::arg("y").noconvert());
     rows.def("glu", &glu_row, nb::arg("runtime"), nb::arg("gate"), nb::arg("up"), nb::arg("act"),
-             nb::arg("alpha"), nb::arg("limit"), nb::arg("shift"), nb::arg("h"));
+             nb::arg("alpha"), nb::arg("limit"), nb::arg("shift"), nb::arg("h").noconvert());
     rows.def("add_scaled", &add_scaled, nb::arg("runtime"), nb::arg("x"), nb::arg("by"),
-             nb::arg("y"));
+             nb::arg("y").noconvert());
     rows.def("choose", &choose_row, nb::arg("logits"), nb::arg("kind"), nb::arg("norm_p"),
-             nb::arg("jitter"), nb::arg("ids"), nb::arg("weights"));
+             nb::arg("jitter"), nb::arg("ids").noconvert(), nb::arg("weights").noconvert());
 }
 
 }  // namespace expertly

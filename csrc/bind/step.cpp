@@ -4,6 +4,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <functional>
+#include <limits>
 
 #include "bind.h"
 #include "layer.h"
@@ -42,6 +44,7 @@ void begin(Step& step, const PagePool& pool, const Weights& embedding, const Num
             "a pass needs an id, sequence, position and angle for each token");
     require(embedding.matrix.layout.columns == step.columns(), "an embedding of another width");
     require(within(tokens.ids, embedding.matrix.layout.rows), "an id beyond the vocabulary");
+    require(within(tokens.angle, std::numeric_limits<int32_t>::max()), "an angle below 0");
     require(within(tokens.sequence, static_cast<int64_t>(pages.shape(0))) &&
                 within(tokens.position, tokens.pages_a_sequence * kPageSize),
             "a token without a page");
@@ -56,18 +59,33 @@ void run_attention(Step& step, const HeldLayer& held, int64_t index, PagePool& p
     require(cos.shape(1) == half && sin.shape(1) == half && cos.shape(0) == sin.shape(0),
             "angles of another head size");
     require(step.is_of(pool) && index >= 0 && index < pool.num_layers(), "another cache");
+    const CacheShape& cached = pool.shape(index);
+    const AttentionShape& shape = held.layer.attention.shape;
+    require(cached.groups == shape.groups && cached.head_size == shape.head_size,
+            "a cache for keys of another size");
+    require(held.layer.attention.q.layout.columns == step.columns(), "a layer of another width");
     require(step.last_angle() < static_cast<int64_t>(cos.shape(0)), "a token without angles");
     const nb::gil_scoped_release release;
     step.attend(held.layer, index, pool, cos.data(), sin.data());
 }
 
+void check_attended(const Step& step, const HeldLayer& held) {
+    require(step.has_attended(held.layer), "another layer than the last that attended");
+}
+
+void check_mixture(const Step& step, const HeldLayer& held) {
+    require(held.layer.router != nullptr, "a dense layer chooses nothing");
+    check_attended(step, held);
+}
+
 void run_experts(Step& step, const HeldLayer& held) {
+    check_attended(step, held);
     const nb::gil_scoped_release release;
     step.feed_forward(held.layer);
 }
 
 void begin_experts(Step& step, const HeldLayer& held) {
-    require(held.layer.router != nullptr, "a dense layer has no experts to wait for");
+    check_mixture(step, held);
     const nb::gil_scoped_release release;
     step.begin_experts(held.layer);
 }
@@ -76,6 +94,7 @@ void check_begun(const Step& step, const HeldLayer& held, const std::vector<int3
     require(step.has_begun(held.layer), "experts of a layer that was not begun");
     require(within(experts, static_cast<int64_t>(held.layer.experts.experts.size())),
             "no such expert");
+    require(!step.has_given(experts), "an expert that was given before");
 }
 
 // the normed rows of some experts, expert after expert
@@ -106,6 +125,7 @@ void add_experts(Step& step, const HeldLayer& held, const std::vector<int32_t>& 
 
 void end_experts(Step& step, const HeldLayer& held) {
     require(step.has_begun(held.layer), "experts of a layer that was not begun");
+    require(step.has_all(), "an end before all chosen experts were given");
     const nb::gil_scoped_release release;
     step.end_experts(held.layer);
 }
@@ -115,7 +135,9 @@ NewRows logits(Step& step, const Norm& norm, const Weights& head, const std::opt
     const auto chosen = copy(rows);
     const int64_t V = head.matrix.layout.rows;
     require(within(chosen, step.count()), "a row beyond the pass");
-    require(std::is_sorted(chosen.begin(), chosen.end()), "rows of logits must rise");
+    require(std::adjacent_find(chosen.begin(), chosen.end(), std::greater_equal<>()) == chosen.end(),
+            "rows of logits must rise");
+    require(static_cast<int64_t>(norm.weight.size()) == step.columns(), "a norm of another width");
     require(head.matrix.layout.columns == step.columns(), "a head of another width");
     require(!bias || static_cast<int64_t>(bias->size()) == V, "a bias of another size");
     NewRows out = new_rows(chosen.size(), static_cast<size_t>(V));
@@ -125,22 +147,20 @@ NewRows logits(Step& step, const Norm& norm, const Weights& head, const std::opt
 }
 
 template <class T>
-nb::ndarray<nb::numpy, T, nb::ndim<2>> view_of(T* data, int64_t rows, int64_t columns,
-                                               int64_t stride, nb::handle owner) {
-    return nb::ndarray<nb::numpy, T, nb::ndim<2>>(
-        data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, owner,
-        {stride, 1});
+NewTable<T> table_of(const T* data, int64_t rows, int64_t columns, int64_t stride) {
+    NewTable<T> table = new_table<T>(static_cast<size_t>(rows), static_cast<size_t>(columns));
+    for (int64_t row = 0; row < rows; ++row)
+        std::copy_n(data + row * stride, columns, table.data() + row * columns);
+    return table;
 }
 
-// views of the last choice, [T][K], [T][K] and [T][experts]; they change with the next layer
-nb::tuple choice(nb::handle self, const HeldLayer& held) {
-    Step& step = nb::cast<Step&>(self);
-    require(held.layer.router != nullptr, "a dense layer chooses nothing");
+// the last choice, [T][K], [T][K] and [T][experts]
+nb::tuple choice(const Step& step, const HeldLayer& held) {
+    check_mixture(step, held);
     const int64_t T = step.count(), K = held.layer.router->num_chosen;
     const int64_t E = held.layer.router->w.layout.rows;
-    return nb::make_tuple(
-        view_of<int32_t>(step.ids(), T, K, K, self), view_of<float>(step.weights(), T, K, K, self),
-        view_of<const float>(step.router_logits(), T, E, step.router_stride(), self));
+    return nb::make_tuple(table_of(step.ids(), T, K, K), table_of(step.weights(), T, K, K),
+                          table_of(step.router_logits(), T, E, step.router_stride()));
 }
 
 std::vector<int32_t> expected(Step& step, const HeldLayer& later) {
@@ -161,7 +181,7 @@ bool is_choice(const int32_t* ids, int64_t count, int64_t end) {
 // another choice in place of the router's, of any copy of its experts: an id of -1 leaves its slot
 // out
 void set_choice(Step& step, const HeldLayer& held, const Table& ids, const Rows& weights) {
-    require(held.layer.router != nullptr, "a dense layer chooses nothing");
+    check_mixture(step, held);
     const int64_t T = step.count(), K = held.layer.router->num_chosen;
     const auto num_experts = static_cast<int64_t>(held.layer.experts.experts.size());
     const auto is_table = [=](const auto& table) {

@@ -1,6 +1,8 @@
 // Experts forward and backward on torch's tensors, as arrays.
 #include <nanobind/stl/string.h>
 
+#include <mutex>
+
 #include "../machine.h"
 #include "../train/choosing.h"
 #include "../train/experts.h"
@@ -23,6 +25,7 @@ public:
     Team team;
     const Kernels& kernels;
     Rooms rooms;
+    std::mutex turn;  // one pass at a time: rooms and scratch are for one
 };
 
 Reals reals_of(const Tensor& tensor) {
@@ -78,6 +81,7 @@ void forward(Trainer& trainer, const GluRule& rule, const Tensor& x, const Tenso
     const ExpertWeights weights = Stacks{gate, up, down}.weights(s);
     const Reals x_TD = reals_of(x), y_TD = reals_of(y, {s.tokens, s.width});
     const nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> turn(trainer.turn);
     const Routed routed(s, order.data(), counts.data());
     const ExpertPass pass{routed, rule, kept.type, x_TD, weights, weight.data()};
     experts_forward(trainer.team, trainer.kernels, pass, trainer.rooms, kept, y_TD);
@@ -98,6 +102,7 @@ void backward(Trainer& trainer, const GluRule& rule, const Tensor& x, const Tens
                              Stacks{grad_gate, grad_up, grad_down}.weights(s), grad_weight.data()};
     const Reals x_TD = reals_of(x), grad_y_TD = reals_of(grad_y, {s.tokens, s.width});
     const nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> turn(trainer.turn);
     const Routed routed(s, order.data(), counts.data());
     const ExpertPass pass{routed, rule, kept.type, x_TD, weights, weight.data()};
     experts_backward(trainer.team, trainer.kernels, pass, trainer.rooms, kept, grad_y_TD, to);
@@ -109,6 +114,7 @@ void largest_of_rows(Trainer& trainer, const Weights2& scores, const Array<int64
     const int64_t most = static_cast<int64_t>(ids.shape(1));
     require(ids.shape(0) == scores.shape(0) && most <= count, "no such number of scores");
     const nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> turn(trainer.turn);
     expertly::largest(trainer.team, scores.data(), tokens, count, most, ids.data());
 }
 
@@ -125,7 +131,8 @@ void bind_training(nb::module_& module) {
     nb::class_<GluRule>(module, "GluRule")
         .def(nb::new_(&rule_of), nb::arg("activation"), nb::arg("alpha"), nb::arg("limit"),
              nb::arg("shift"));
-    module.def("sort_places", &sorted_places);
+    module.def("sort_places", &sorted_places, nb::arg("ids").noconvert(),
+               nb::arg("order").noconvert(), nb::arg("counts").noconvert());
     nb::class_<Trainer>(module, "Trainer")
         .def(nb::new_([](int threads, const std::string& kernels, uintptr_t fork) {
                  require(threads > 0, "a trainer needs a thread");
@@ -133,9 +140,16 @@ void bind_training(nb::module_& module) {
              }),
              nb::arg("threads"), nb::arg("kernels") = "", nb::arg("fork") = 0)
         .def_prop_ro("kernels", [](const Trainer& t) { return t.kernels.name; })
-        .def("largest", &largest_of_rows)
-        .def("forward", &forward)
-        .def("backward", &backward);
+        .def("largest", &largest_of_rows, nb::arg("scores").noconvert(),
+             nb::arg("ids").noconvert())
+        .def("forward", &forward, nb::arg("rule"), nb::arg("x"), nb::arg("gate"), nb::arg("up"),
+             nb::arg("down"), nb::arg("weight"), nb::arg("order"), nb::arg("counts"),
+             nb::arg("gate_up").noconvert(), nb::arg("y").noconvert())
+        .def("backward", &backward, nb::arg("rule"), nb::arg("x"), nb::arg("gate"), nb::arg("up"),
+             nb::arg("down"), nb::arg("weight"), nb::arg("order"), nb::arg("counts"),
+             nb::arg("gate_up"), nb::arg("grad_y"), nb::arg("grad_x").noconvert(),
+             nb::arg("grad_gate").noconvert(), nb::arg("grad_up").noconvert(),
+             nb::arg("grad_down").noconvert(), nb::arg("grad_weight").noconvert());
 }
 
 }  // namespace expertly

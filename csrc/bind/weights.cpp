@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "../pack.h"
+#include "../plain_floats.h"
 #include "bind.h"
 
 namespace expertly {
@@ -13,7 +14,9 @@ namespace expertly {
 namespace {
 
 Layout checked_layout(Format format, int64_t rows, int64_t columns) {
+    constexpr int64_t kMost = int64_t{1} << 30;  // so that sizes in bytes are 64-bit numbers
     require(rows > 0 && columns > 0, "a matrix needs rows and columns");
+    require(rows <= kMost && columns <= kMost, "a matrix of more rows or columns than there are");
     const int size = block_of(format).size;
     require(size != kSuper || columns % size == 0, "columns are no whole super-blocks");
     return layout_of(format, rows, columns);
@@ -28,7 +31,8 @@ Weights view(const std::string& name, int64_t rows, int64_t columns,
     const Format format = format_of(name);
     const Layout layout = checked_layout(format, rows, columns);
     require(offset >= 0 && offset % 64 == 0, "a matrix begins at a multiple of 64 bytes");
-    require(static_cast<uint64_t>(offset + layout.num_bytes()) <= buffer->size(),
+    require(static_cast<uint64_t>(layout.num_bytes()) <= buffer->size() &&
+                static_cast<uint64_t>(offset) <= buffer->size() - layout.num_bytes(),
             "a matrix ends beyond its buffer");
     return Weights{Matrix{format, layout, buffer->data() + offset}, buffer};
 }
@@ -44,7 +48,7 @@ void pack(Weights& self, const Bytes& blocks, int64_t first) {
     const int64_t size = static_cast<int64_t>(blocks.size());
     require(size % stride == 0, "blocks are no whole rows");
     const int64_t count = size / stride;
-    require(first >= 0 && first % kTileRows == 0 && first + count <= layout.rows,
+    require(first >= 0 && first % kTileRows == 0 && count <= layout.rows - first,
             "rows begin inside a tile or end beyond the matrix");
     require(count % kTileRows == 0 || first + count == layout.rows, "rows end inside a tile");
     const nb::gil_scoped_release release;
@@ -54,9 +58,10 @@ void pack(Weights& self, const Bytes& blocks, int64_t first) {
 
 NewRows unpack(const Weights& self, int64_t first, int64_t count) {
     const Layout& layout = self.matrix.layout;
-    require(first >= 0 && count >= 0 && first + count <= layout.rows, "rows beyond the matrix");
+    require(first >= 0 && count >= 0 && count <= layout.rows - first, "rows beyond the matrix");
     NewRows rows = new_rows(static_cast<size_t>(count), static_cast<size_t>(layout.columns));
     const nb::gil_scoped_release release;
+    const PlainFloats floats;
     for (int64_t i = 0; i < count; ++i)
         unpack_row(self.matrix, first + i, rows.data() + i * layout.columns);
     return rows;

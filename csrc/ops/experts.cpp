@@ -218,6 +218,17 @@ void lower_one(Runtime& runtime, BankWork* works, int count, int64_t columns, fl
     });
 }
 
+// a single token whose experts are different ones: `lower_one` has room for a row an expert
+bool is_one(const BankWork* works, int count, int64_t tokens) {
+    const auto is_small = [](const BankWork& work) {
+        const auto num_experts = static_cast<int64_t>(work.bank->experts.size());
+        for (int64_t e = 0; e < num_experts; ++e)
+            if (work.rows.span(e).count() > 1) return false;
+        return true;
+    };
+    return tokens == 1 && std::all_of(works, works + count, is_small);
+}
+
 const Item* item_at(const std::vector<Item>& items, int64_t index) {
     return index < 0 ? nullptr : &items[static_cast<size_t>(index)];
 }
@@ -369,10 +380,11 @@ void feed_forward(Runtime& runtime, BankWork* works, int count, const float* nor
                   int64_t tokens, float* x, int64_t columns) {
     gather(runtime, works, count, normed, tokens, columns);
     runtime.pool.foresight().forget();
-    if (tokens == 1) foresee_lower(runtime.pool.foresight(), works[0]);
+    const bool is_alone = is_one(works, count, tokens);
+    if (is_alone) foresee_lower(runtime.pool.foresight(), works[0]);
     const Due all = all_of(works, count);
     hide_all(runtime, all);
-    if (tokens == 1) return lower_one(runtime, works, count, columns, x);
+    if (is_alone) return lower_one(runtime, works, count, columns, x);
     for (int w = 0; w < count; ++w) make_room(works[w]);
     lower_all(runtime, all);
     combine(runtime, works, count, tokens, x, columns);

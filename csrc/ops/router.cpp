@@ -3,15 +3,26 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace expertly {
 
 namespace {
 
-constexpr float kTaken = -std::numeric_limits<float>::infinity();
+constexpr float kTaken = std::numeric_limits<float>::quiet_NaN();
 
+// of those that are not taken; there is one
 int32_t largest(const float* values, int64_t n) {
-    return static_cast<int32_t>(std::max_element(values, values + n) - values);
+    int64_t best = -1;
+    for (int64_t e = 0; e < n; ++e)
+        if (!std::isnan(values[e]) && (best < 0 || values[e] > values[best])) best = e;
+    return static_cast<int32_t>(best);
+}
+
+// whether there is an order among them, and their softmax is one
+bool are_sound(const float* logits, int64_t n) {
+    return std::none_of(logits, logits + n, [](float l) { return std::isnan(l); }) &&
+           std::isfinite(*std::max_element(logits, logits + n));
 }
 
 void softmax(const float* logits, int64_t n, float* probs) {
@@ -45,7 +56,7 @@ float masked_share(const float* logits, const float* left, int64_t n, int32_t to
     float sum = 0.0f;
     for (int64_t e = 0; e < n; ++e) {
         const float gap = (left[top] - logits[e]) / std::max(std::fabs(logits[e]), left[top]);
-        if (left[e] != kTaken && !(gap > 2 * jitter)) sum += std::exp(left[e] - left[top]);
+        if (!std::isnan(left[e]) && !(gap > 2 * jitter)) sum += std::exp(left[e] - left[top]);
     }
     return 1.0f / sum;
 }
@@ -64,6 +75,12 @@ void by_sparsemixer(const float* logits, int64_t num_experts, int64_t num_chosen
 
 void choose(const float* logits, int64_t num_experts, int64_t num_chosen, const RouterRule& rule,
             float* probs, int32_t* ids, float* weights) {
+    if (!are_sound(logits, num_experts)) {
+        // nothing can be said of this token; its experts are different ones all the same
+        std::iota(ids, ids + num_chosen, 0);
+        std::fill(weights, weights + num_chosen, kTaken);
+        return;
+    }
     if (rule.kind == RouterRule::sparsemixer)
         return by_sparsemixer(logits, num_experts, num_chosen, rule.jitter, probs, ids, weights);
     by_softmax(logits, num_experts, num_chosen, rule.norm_p, probs, ids, weights);

@@ -26,7 +26,7 @@ void Step::foresee(const Matrix& w) {
 
 void Step::begin(Tokens tokens, const PagePool& pool, const Matrix& embedding) {
     tokens_ = std::move(tokens);
-    begun_ = nullptr;
+    attended_ = begun_ = nullptr;
     pool_ = &pool;
     key_blocks_ = key_blocks();
     last_angle_ = *std::max_element(tokens_.angle.begin(), tokens_.angle.end());
@@ -50,6 +50,8 @@ void Step::attend(const Layer& layer, int64_t index, PagePool& pool, const float
                      tokens_.pages_a_sequence, pool, index, mixed_, width);
     leave_attention(layer);
     if (layer.router) choose(layer);
+    attended_ = &layer;
+    begun_ = nullptr;
 }
 
 void Step::project(const Layer& layer) {
@@ -225,10 +227,22 @@ void Step::begin_experts(const Layer& layer) {
     gather(runtime_, works_, works, normed_, count(), columns_);
     if (layer.shared) compute(runtime_, works_[1], {0});
     begun_ = &layer;
+    is_given_.assign(layer.experts.experts.size(), false);
+    given_rows_ = 0;
+}
+
+bool Step::has_given(const std::vector<int32_t>& experts) const {
+    return std::any_of(experts.begin(), experts.end(), [this](int32_t e) { return is_given_[e]; });
+}
+
+void Step::note_given(const std::vector<int32_t>& experts) {
+    for (const int32_t expert : experts) is_given_[expert] = true;
+    given_rows_ += num_rows(experts);
 }
 
 void Step::add_experts(const Layer&, const std::vector<int32_t>& experts) {
     compute(runtime_, works_[0], experts);
+    note_given(experts);
 }
 
 void Step::end_experts(const Layer& layer) {
@@ -246,6 +260,7 @@ void Step::rows_of(const std::vector<int32_t>& experts, float* x) const {
 
 void Step::put_rows(const std::vector<int32_t>& experts, const float* y) {
     put_results(works_[0], experts, y, columns_);
+    note_given(experts);
 }
 
 void Step::logits(const Norm& norm, const Matrix& head, const float* bias,

@@ -48,7 +48,11 @@ public:
     int64_t num_rows(const std::vector<int32_t>& experts) const;
     void rows_of(const std::vector<int32_t>& experts, float* x) const;
     void put_rows(const std::vector<int32_t>& experts, const float* y);
+    bool has_attended(const Layer& layer) const { return attended_ == &layer; }
     bool has_begun(const Layer& layer) const { return begun_ == &layer; }
+    // of the begun mixture: whether one of some experts was given, and whether all chosen ones were
+    bool has_given(const std::vector<int32_t>& experts) const;
+    bool has_all() const { return given_rows_ == works_[0].rows.count(); }
     // logits [rows][head's rows] of some tokens; `stride` floats a row
     void logits(const Norm& norm, const Matrix& head, const float* bias,
                 const std::vector<int32_t>& rows, float* out, int64_t stride);
@@ -58,8 +62,8 @@ public:
     bool is_of(const PagePool& pool) const { return pool_ == &pool; }
     int64_t last_angle() const { return last_angle_; }
     // of the last mixture: [T][K], [T][K], [T][logits_stride]
-    int32_t* ids() { return ids_.data(); }
-    float* weights() { return weights_.data(); }
+    const int32_t* ids() const { return ids_.data(); }
+    const float* weights() const { return weights_.data(); }
     const float* router_logits() const { return router_logits_; }
     int64_t router_stride() const { return router_stride_; }
 
@@ -73,6 +77,7 @@ private:
     void leave_attention(const Layer& layer);
     void choose(const Layer& layer);
     void share(const Layer& layer);
+    void note_given(const std::vector<int32_t>& experts);
     int make_works(const Layer& layer);
     BankWork& work(int index, const Bank& bank, const int32_t* ids, const float* weights,
                    int64_t num_chosen);
@@ -94,7 +99,9 @@ private:
     std::vector<float> weights_, shares_, probs_;
     ActivationBuffer activations_, expected_activations_;
     BankWork works_[2];
-    const Layer* begun_ = nullptr;  // compared, never followed
+    const Layer *attended_ = nullptr, *begun_ = nullptr;  // compared, never followed
+    std::vector<bool> is_given_;  // of the begun mixture's experts
+    int64_t given_rows_ = 0;
     Scratch x_room_, normed_room_, qkv_room_, mixed_room_, out_room_, router_room_, expected_room_;
 };
 

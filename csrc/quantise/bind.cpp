@@ -5,10 +5,10 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <thread>
 #include <vector>
 
 #include "../bind/arrays.h"
+#include "../pool.h"
 #include "quantise.h"
 
 namespace expertly {
@@ -35,16 +35,13 @@ void check(Format format, const Rows& w, const std::optional<Vector>& importance
 // rows split evenly, one part a thread
 void quantise_parts(Format format, const float* w, int64_t rows, int64_t columns,
                     const float* importance, int threads, uint8_t* out) {
-    std::vector<std::thread> others;
-    const auto part = [=](int64_t first, int64_t end) {
+    const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, rows));
+    Pool pool(static_cast<int>(parts));
+    pool.run(parts, [&](int64_t i) {
+        const int64_t first = rows * i / parts, end = rows * (i + 1) / parts;
         quantise(format, w + first * columns, end - first, columns, importance,
                  out + first * row_bytes(format, columns));
-    };
-    const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, rows));
-    for (int64_t i = 1; i < parts; ++i)
-        others.emplace_back(part, rows * i / parts, rows * (i + 1) / parts);
-    part(0, rows / parts);
-    for (std::thread& other : others) other.join();
+    });
 }
 
 Blocks quantise_rows(const std::string& name, const Rows& w,

@@ -14,6 +14,7 @@ bool is_before(float a, float b) { return a > b || (a != a && b == b); }
 
 void largest_of(const float* scores_E, int64_t count, int64_t most, float* best_K,
                 int64_t* ids_K) {
+    if (most == 0) return;
     int64_t held = 0;
     for (int64_t e = 0; e < count; ++e) {
         const float score = scores_E[e];

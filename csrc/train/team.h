@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <vector>
 
 #include "../buffer.h"
@@ -24,24 +26,40 @@ public:
     // of a member, for the length of an item
     Scratch& scratch(int member) { return scratch_[static_cast<size_t>(member)]; }
 
-    // work(member, item) for every item in [0, items), handed out one by one
+    // work(member, item) for every item in [0, items), handed out one by one; what an item throws
+    // ends the job and is thrown here
     template <class Work>
     void run(int64_t items, const Work& work) {
         std::atomic<int64_t> next{0};
         std::atomic<int> members{0};
+        std::exception_ptr error;
+        std::mutex mutex;
         const auto take = [&] {
+            const PlainFloats floats;
             const int member = members.fetch_add(1);
-            for (int64_t item; (item = next.fetch_add(1)) < items;) work(member, item);
+            try {
+                for (int64_t item; (item = next.fetch_add(1)) < items;) work(member, item);
+            } catch (...) {
+                next.store(items);
+                const std::lock_guard<std::mutex> lock(mutex);
+                error = std::current_exception();
+            }
         };
+        share(items, take);
+        if (error) std::rethrow_exception(error);
+    }
+
+private:
+    // take() on each thread
+    template <class Take>
+    void share(int64_t items, const Take& take) {
         if (threads_ == 1 || items <= 1) return take();
         if (!fork_) return pool_.run(threads_, [&](int64_t) { take(); });
-        using Take = decltype(take);
-        fork_([](void* data) { (*static_cast<Take*>(data))(); },
+        fork_([](void* data) { (*static_cast<const Take*>(data))(); },
               const_cast<void*>(static_cast<const void*>(&take)),
               static_cast<unsigned>(threads_), 0);
     }
 
-private:
     int threads_;
     Fork fork_;
     Pool pool_;

@@ -59,7 +59,7 @@ def sort_places(ids_R: Tensor, num: int) -> tuple[Tensor, Tensor]:
     of places), and counts_E."""
     if ids_R.device.type != "cpu":
         return ids_R.argsort(stable=True), count(ids_R, num)
-    order_R, counts_E = _sort_places(ids_R.contiguous(), num)
+    order_R, counts_E = _sort_places(ids_R.to(torch.int64).contiguous(), num)
     return order_R, counts_E
 
 
@@ -203,7 +203,9 @@ def _(grad_TD: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
 
 def _like(given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Room for the gradients of what is differentiated: x, the stacks, the slots' weights."""
-    return tuple(torch.empty_like(part) for part in given[:5])
+    return tuple(
+        torch.empty_like(part, memory_format=torch.contiguous_format) for part in given[:5]
+    )
 
 
 def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

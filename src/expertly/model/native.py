@@ -4,7 +4,9 @@ A layer is two calls: up to the router's choice, then the experts. Tokens are ro
 left out before the first of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -34,10 +36,9 @@ if TYPE_CHECKING:
     from expertly.text import Tokenizer
 
 Numbers = NDArray[np.int32]
-# the arrays are views that change with the next layer
 Watch = Callable[[int, NDArray[np.int64], Numbers, Floats], None]
-# layer, sequence_T, position_T and a router's ids_TK, weight_TK, logits_TE, which are views, to the
-# ids_TK and weight_TK that are computed with; -1 leaves a slot out, and E more is the second copy
+# layer, sequence_T, position_T and a router's ids_TK, weight_TK, logits_TE, to the ids_TK and
+# weight_TK that are computed with; -1 leaves a slot out, and E more is the second copy
 Rechoose = Callable[
     [int, NDArray[np.int64], NDArray[np.int64], Numbers, Floats, Floats], tuple[Numbers, Floats]
 ]
@@ -56,6 +57,7 @@ class NativeDecoder:
         self.context = config.max_context
         self.runtime = _native.Runtime(threads, kernels)
         self._step = _native.Step(self.runtime, config.hidden_size)
+        self._turn = Lock()  # a step is of one pass at a time
         self._layers = [native_layer(config, index, weights) for index in range(len(config.layers))]
         self._mixtures = config.mixture_layers
         # of each routed expert; the second one's ids come after all of the first's
@@ -113,9 +115,10 @@ class NativeDecoder:
         logits: Literal["all", "last"] = "all",
         routings: bool = False,
     ) -> Output:
-        """As `Decoder`'s; logits of padding are zeros.
+        """As `Decoder`'s; logits of padding are zeros. Threads wait for each other.
 
-        Raises InputError for ids outside the vocabulary and more tokens than the context.
+        Raises InputError for ids outside the vocabulary and more tokens than the context. A pass
+        that ends early, as by Ctrl-C, adds nothing to the cache.
         """
         check_ids(ids_BS, self.config)
         is_token_BS = np.ones(ids_BS.shape, bool) if mask_BS is None else mask_BS.bool().numpy()
@@ -123,14 +126,13 @@ class NativeDecoder:
         cache = cache or self.new_cache(ids_BS.shape[0])
         before_B = np.array(cache.lengths)
         check_length(int((before_B + counts_B).max()), self.config)
-        self._lengthen(cache, counts_B.tolist())
-        cache.admit(counts_B.tolist())
         row_T, column_T = np.nonzero(is_token_BS)
         rank_BS = is_token_BS.cumsum(1) - 1
         position_T = before_B[row_T] + rank_BS[row_T, column_T]
-        self._begin(ids_BS.numpy()[row_T, column_T], row_T, position_T, cache)
-        found = self._run_layers(cache, row_T, position_T, is_token_BS if routings else None)
-        return Output(self._logits(is_token_BS, logits), found)
+        with self._turn, self._adding(cache, counts_B.tolist()):
+            self._begin(ids_BS.numpy()[row_T, column_T], row_T, position_T, cache)
+            found = self._run_layers(cache, row_T, position_T, is_token_BS if routings else None)
+            return Output(self._logits(is_token_BS, logits), found)
 
     def _begin(
         self,
@@ -152,16 +154,32 @@ class NativeDecoder:
             cache.pool, self._embedding, ids, sequence, position, angle, cache.pages_BN
         )
 
-    def _lengthen(self, cache: PagedCache, counts_B: list[int]) -> None:
-        """Turn the keys of sequences that grow past LongRoPE's original context."""
+    @contextmanager
+    def _adding(self, cache: PagedCache, counts_B: list[int]) -> Iterator[None]:
+        """Room for so many more tokens of each sequence, which an exception takes back."""
+        before_B = list(cache.lengths)
+        is_turned = self._lengthen(cache, counts_B)
+        cache.admit(counts_B)
+        try:
+            yield
+        except BaseException:
+            # keys that were turned for the longer context are no shorter one's
+            cache.truncate(0 if is_turned else before_B)
+            raise
+
+    def _lengthen(self, cache: PagedCache, counts_B: list[int]) -> bool:
+        """Turn the keys of sequences that grow past LongRoPE's original context, if any do."""
+        is_turned = False
         if self._long_context is None:
-            return
+            return is_turned
         for sequence, count in enumerate(counts_B):
             pages, length = cache.pages_BN[sequence], cache.lengths[sequence]
             for index, table in enumerate(self._angles):
                 turning = table.turning(length, count)
                 if turning is not None:
                     _native.turn_keys(cache.pool, index, pages[: pages_of(length)], *turning)
+                    is_turned = True
+        return is_turned
 
     def _run_layers(
         self,
@@ -274,7 +292,7 @@ def _routing(
     """The choice of the tokens, put among the columns of padding (which chose expert 0)."""
     mask_T = torch.from_numpy(is_token_BS.reshape(-1))
     ids_TK, weight_TK, logits_TE = (
-        _spread(torch.from_numpy(np.array(part)), mask_T) for part in choice
+        _spread(torch.from_numpy(part), mask_T) for part in choice
     )
     scores_TE = logits_TE if rule.router.rule == "sparsemixer" else logits_TE.softmax(-1)
     sequence_BS = torch.arange(is_token_BS.shape[0])[:, None].expand(is_token_BS.shape)

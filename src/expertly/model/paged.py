@@ -3,6 +3,8 @@
 Sequences grow by themselves: padding takes no place in it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,10 +43,11 @@ class PagedCache:
             for place in range(have, wanted):
                 self.pages_BN[sequence, place] = self.pool.take()
 
-    def truncate(self, length: int) -> None:
-        """Forget every sequence's tokens from `length` on."""
+    def truncate(self, length: int | Sequence[int]) -> None:
+        """Forget every sequence's tokens from `length` on, or from a length of its own."""
+        lengths = [length] * self.batch_size if isinstance(length, int) else length
         for sequence, had in enumerate(self.lengths):
-            self.lengths[sequence] = min(had, length)
+            self.lengths[sequence] = min(had, lengths[sequence])
             for place in range(pages_of(self.lengths[sequence]), pages_of(had)):
                 self.pool.release(int(self.pages_BN[sequence, place]))
 
