@@ -34,6 +34,8 @@ struct Layer {
     Bank experts;                           // the dense feed-forward is a bank of one
     std::unique_ptr<Bank> shared;
     std::vector<float> shared_gate;  // or empty: the shared expert's weight is 1
+    // of no other layer while anybody holds it, as an address would be
+    std::shared_ptr<const int> identity = std::make_shared<int>();
 };
 
 }  // namespace expertly

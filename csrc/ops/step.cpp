@@ -50,7 +50,7 @@ void Step::attend(const Layer& layer, int64_t index, PagePool& pool, const float
                      tokens_.pages_a_sequence, pool, index, mixed_, width);
     leave_attention(layer);
     if (layer.router) choose(layer);
-    attended_ = &layer;
+    attended_ = layer.identity;
     begun_ = nullptr;
 }
 
@@ -226,7 +226,7 @@ void Step::begin_experts(const Layer& layer) {
     const int works = make_works(layer);
     gather(runtime_, works_, works, normed_, count(), columns_);
     if (layer.shared) compute(runtime_, works_[1], {0});
-    begun_ = &layer;
+    begun_ = layer.identity;
     is_given_.assign(layer.experts.experts.size(), false);
     given_rows_ = 0;
 }

@@ -48,8 +48,8 @@ public:
     int64_t num_rows(const std::vector<int32_t>& experts) const;
     void rows_of(const std::vector<int32_t>& experts, float* x) const;
     void put_rows(const std::vector<int32_t>& experts, const float* y);
-    bool has_attended(const Layer& layer) const { return attended_ == &layer; }
-    bool has_begun(const Layer& layer) const { return begun_ == &layer; }
+    bool has_attended(const Layer& layer) const { return attended_ == layer.identity; }
+    bool has_begun(const Layer& layer) const { return begun_ == layer.identity; }
     // of the begun mixture: whether one of some experts was given, and whether all chosen ones were
     bool has_given(const std::vector<int32_t>& experts) const;
     bool has_all() const { return given_rows_ == works_[0].rows.count(); }
@@ -99,7 +99,7 @@ private:
     std::vector<float> weights_, shares_, probs_;
     ActivationBuffer activations_, expected_activations_;
     BankWork works_[2];
-    const Layer *attended_ = nullptr, *begun_ = nullptr;  // compared, never followed
+    std::shared_ptr<const int> attended_, begun_;  // layers
     std::vector<bool> is_given_;  // of the begun mixture's experts
     int64_t given_rows_ = 0;
     Scratch x_room_, normed_room_, qkv_room_, mixed_room_, out_room_, router_room_, expected_room_;

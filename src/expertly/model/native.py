@@ -291,9 +291,7 @@ def _routing(
 ) -> Routing:
     """The choice of the tokens, put among the columns of padding (which chose expert 0)."""
     mask_T = torch.from_numpy(is_token_BS.reshape(-1))
-    ids_TK, weight_TK, logits_TE = (
-        _spread(torch.from_numpy(part), mask_T) for part in choice
-    )
+    ids_TK, weight_TK, logits_TE = (_spread(torch.from_numpy(part), mask_T) for part in choice)
     scores_TE = logits_TE if rule.router.rule == "sparsemixer" else logits_TE.softmax(-1)
     sequence_BS = torch.arange(is_token_BS.shape[0])[:, None].expand(is_token_BS.shape)
     kept_TK = ids_TK >= 0
