@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from exported import WIDE, export, opened, unpacked, weights_of
 from gguf_configs import SAYABLE
 from small_models import draw_ids, relative_error
@@ -179,6 +180,44 @@ def test_split_files_are_one_model(tmp_path: Path) -> None:
     ids = draw_ids(model.config, 1, 9)
     found = opened(tmp_path / "m-00001-of-00002.gguf")(ids).logits
     assert relative_error(found, opened(path)(ids).logits) == 0.0
+
+
+def merge_qkv(metadata: dict[str, Value], tensors: list[Tensor]) -> None:
+    """Queries, keys and values, and what is added to them, each as one tensor a layer."""
+    own = {tensor[0]: tensor for tensor in tensors}
+    for layer in range(2):
+        for kind in ("weight", "bias"):
+            parts = [own.get(f"blk.{layer}.attn_{letter}.{kind}") for letter in "qkv"]
+            present = [part for part in parts if part is not None]
+            if not present:
+                continue
+            data = np.concatenate([np.concatenate(list(part[3]())) for part in present])
+            shape = (sum(part[2][0] for part in present), *present[0][2][1:])
+            without(tensors, *(part[0] for part in present))
+            merged = f"blk.{layer}.attn_qkv.{kind}"
+            tensors.append((merged, present[0][1], shape, lambda data=data: [data]))
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "qwen2", "qwen2_moe", "qwen3_moe"])
+def test_queries_keys_and_values_may_be_one_tensor(tmp_path: Path, family: str) -> None:
+    _, path, _ = export(tmp_path, SAYABLE[family])
+    merged = changed(path, merge_qkv)
+    assert "blk.0.attn_qkv.weight" in read(merged).tensors
+    apart, together = opened(path), opened(merged)
+    ids_BS = draw_ids(apart.config, 2, 9)
+    assert together.config == apart.config
+    assert torch.equal(together(ids_BS).logits, apart(ids_BS).logits)
+
+
+def test_experts_that_are_a_tensor_each_are_named_as_what_they_are(tmp_path: Path) -> None:
+    def part(metadata: dict[str, Value], tensors: list[Tensor]) -> None:
+        without(tensors, "blk.0.ffn_gate_exps.weight")
+        tensors.append(f32("blk.0.ffn_gate.0.weight", 8, 8))
+
+    _, path, _ = export(tmp_path, SAYABLE["mixtral"])
+    with pytest.raises(CheckpointError, match="a tensor of its own") as caught:
+        weights_of(changed(path, part))
+    assert "newer conversion" in caught.value.hint
 
 
 @pytest.mark.parametrize("damage", ["cut", "touched", "gone"])

@@ -224,7 +224,7 @@ def test_coded_experts_stay_the_numbers_they_are(tmp_path: Path) -> None:
     assert report.weights["mxfp4"] == 2 * 3 * 4 * 64 * 32
 
 
-@pytest.mark.parametrize("kind", ["i4", "q4_k_m", "Q4_K", ""])
+@pytest.mark.parametrize("kind", ["i4", "q4_k_m", "Q4", ""])
 def test_types_that_files_do_not_have_are_refused(tmp_path: Path, kind: str) -> None:
     write_tiny(tmp_path / "model")
     with pytest.raises(InputError):

@@ -51,6 +51,44 @@ def test_the_line_of_a_verb_is_the_first_of_its_own_help(name: str, capsys) -> N
     assert module.command.__doc__.strip().partition("\n")[0] == verbs.VERBS[name]
 
 
+# as numpy is imported there: an exception that comes amid it is lost
+FAKE_TORCH = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    sum(range(1000))
+except KeyboardInterrupt:
+    pass
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("verb", ["run", "pack", "observe"])
+def test_an_interrupt_amid_the_import_of_torch_ends_the_program(tmp_path, verb: str) -> None:
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*PYTHON, verb, "", str(tmp_path / "out")], env=environment, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--threads", "0"], "--threads 0: input should be greater than or equal to 1"),
+        (["run", "--threads=two"], "--threads two: input should be a valid integer"),
+        (["pack", "a", "b", "--max-tokens", "nan"], "--max-tokens nan: input should be a valid"),
+        (["bench", "a", "--peer", "vllm"], "--peer vllm: 'vllm' is not one of 'llama.cpp'."),
+        (["run", "--trace"], "hint: see `expertly run --help`"),
+        (["run", "--nosuch"], "No such option: --nosuch"),
+    ],
+)
+def test_an_option_that_is_wrong_is_told_with_its_value(arguments, said: str, capsys) -> None:
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_version_is_printed_alone(capsys) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"expertly {expertly.__version__}\n"
@@ -132,7 +170,7 @@ def test_a_verb_may_choose_its_exit_code(verb) -> None:
         (["pln"], "Did you mean 'plan'?", "`expertly --help`"),
         (["--no-such"], "No such option: --no-such", "`expertly --help`"),
         ([], "Missing command", "`expertly --help`"),
-        (["run", "--max-tokens", "many"], "'--max-tokens'", "`expertly run --help`"),
+        (["run", "--max-tokens", "many"], "--max-tokens many: ", "`expertly run --help`"),
         (["run", "--temprature", "1"], "--temperature", "`expertly run --help`"),
         (["run", "a", "b", "c"], "unexpected extra argument", "`expertly run --help`"),
     ],

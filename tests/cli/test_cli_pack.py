@@ -108,7 +108,7 @@ def test_the_table_says_what_is_in_which_format_and_why(model, tmp_path, capsys)
     assert main(["pack", str(model), str(tmp_path / "out"), "--bits", "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["q8_0", "f32"]
-    assert lines[-1].strip().startswith("30 matrices are q8_0: q6_k")
+    assert lines[-1].strip().startswith("30 x q8_0: q6_k")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,8 @@ def test_the_table_says_what_is_in_which_format_and_why(model, tmp_path, capsys)
         (["--bits", "7"], "7 bits a weight are not known"),
         (["--type", "q9"], "the type 'q9' is not known"),
         (["--bits", "4", "--type", "i4"], "--bits and --type together"),
+        (["--bits", "4", "--average", "6"], "--bits and --average together"),
+        (["--type", "q8_0", "--average", "1"], "--type and --average together"),
         (["--average", "1"], "1 bits a weight on average are too few"),
         (["--keep", "nothing=q8_0"], "no quantised matrix is called 'nothing'"),
         (["--keep", "q8_0"], "'q8_0' keeps nothing"),
@@ -187,6 +189,55 @@ def test_a_model_without_a_tokenizer_cannot_be_calibrated(tmp_path, text, capsys
     (folder / "tokenizer.json").unlink()
     said = refusal(capsys, folder, tmp_path / "out", "--calibrate", text)
     assert "has no tokenizer" in said and "without --calibrate" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "OUT is empty"),
+        (".gguf", "an ending without a name"),
+        ("link", "a link to what is not there"),
+        ("link.gguf", "a link to what is not there"),
+    ],
+)
+def test_places_where_nothing_can_be_are_refused(
+    model, tmp_path, capsys, monkeypatch, name: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for link in ("link", "link.gguf"):
+        (tmp_path / link).symlink_to("nowhere")
+    assert main(["pack", str(model), name]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and "hint:" in shown
+
+
+def test_a_type_may_be_written_in_capitals(model, tmp_path, capsys) -> None:
+    for number, kind in enumerate(("q8_0", "Q8_0")):
+        out = tmp_path / f"{number}.gguf"
+        assert main(["pack", str(model), str(out), "--type", kind]) == 0
+    assert (tmp_path / "0.gguf").read_bytes() == (tmp_path / "1.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out", "out.gguf"])
+def test_two_at_once_that_write_the_same_leave_one_that_is_whole(model, tmp_path, name) -> None:
+    kinds, processes = ("q8_0", "q4_0"), []
+    for kind in kinds:
+        command = [sys.executable, "-m", "expertly", "pack", str(model), str(tmp_path / name)]
+        processes.append(subprocess.Popen([*command, "--type", kind], stderr=subprocess.PIPE))
+    errors = [process.communicate(timeout=60)[1].decode() for process in processes]
+    codes = [process.returncode for process in processes]
+    assert 0 in codes and set(codes) <= {0, 2}
+    assert all("exists already" in error for error, code in zip(errors, codes, strict=True) if code)
+    alone = []
+    for kind in kinds:
+        (tmp_path / kind).mkdir()
+        assert main(["pack", str(model), str(tmp_path / kind / name), "--type", kind]) == 0
+        alone.append(contents_of(tmp_path / kind / name))
+    assert contents_of(tmp_path / name) in alone
+
+
+def contents_of(path: Path) -> list[bytes]:
+    return [each.read_bytes() for each in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from expertly.cli.pace import Pace
-from expertly.cli.prompting import split
+from expertly.cli.prompting import near_path, split
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,17 @@ from expertly.cli.prompting import split
 )
 def test_arguments_are_model_and_prompt(words: tuple, expected: tuple) -> None:
     assert split(words) == expected
+
+
+def test_a_word_that_is_nearly_a_model_here_is_asked_about(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert near_path("olmoe-4bit") is None
+    (tmp_path / "olmoe-4bits").mkdir()
+    (tmp_path / "small.gguf").touch()
+    (tmp_path / "notes.txt").touch()
+    assert near_path("olmoe-4bit") == "olmoe-4bits"
+    assert near_path("smal.gguf") == "small.gguf"
+    assert near_path("notes.tx") is None and near_path("Question:") is None
 
 
 def test_a_path_that_exists_is_a_model(tmp_path: Path, monkeypatch) -> None:

@@ -142,10 +142,10 @@ def test_an_architecture_fixes_its_router_unless_the_file_says_otherwise(
 
 def test_experts_are_as_wide_as_the_feed_forward_unless_they_have_a_width() -> None:
     rules = [
-        read(MIXTURE, without=without, feed_forward_length=72).layers[0].feed_forward
+        read("gpt_oss", without=without, feed_forward_length=72).layers[0].feed_forward
         for without in ((), ("expert_feed_forward_length",))
     ]
-    assert [rule.expert_size for rule in rules if isinstance(rule, Mixture)] == [40, 72]
+    assert [rule.expert_size for rule in rules if isinstance(rule, Mixture)] == [64, 72]
 
 
 def test_a_list_that_says_one_thing_for_all_layers_is_that_thing() -> None:
@@ -164,7 +164,54 @@ def test_ends_of_text_are_named_once(key: str) -> None:
     assert read_gguf_config(metadata, shapes, lambda name: ()).eos_ids == (2,)
 
 
-@pytest.mark.parametrize("value", [48, -1, True, "2", 1.5, [2]])
+@pytest.mark.parametrize("value", [-1, (1 << 32) - 1])
+def test_the_id_that_older_converters_wrote_for_no_token_is_none(value: int) -> None:
+    said = say(read_config(SAYABLE["llama"]))
+    shapes = {tensor.name: tensor.shape for tensor in said.tensors}
+    ids = {f"tokenizer.ggml.{key}_token_id": value for key in ("bos", "eos", "padding")}
+    config = read_gguf_config({**said.metadata, **ids}, shapes, lambda name: ())
+    assert (config.bos_id, config.eos_ids, config.pad_id) == (None, (), None)
+
+
+def said_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    said = say(read_config(SAYABLE[name]))
+    return dict(said.metadata), {tensor.name: tensor.shape for tensor in said.tensors}
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "shared"), [("qwen2_moe", "qwen2moe", 96), ("qwen3_moe", "qwen3moe", 0)]
+)
+def test_experts_without_a_size_share_that_of_a_layer(name: str, arch: str, shared: int) -> None:
+    metadata, shapes = said_of(name)
+    for key in ("expert_feed_forward_length", "expert_shared_feed_forward_length"):
+        metadata.pop(f"{arch}.{key}", None)
+    metadata |= {f"{arch}.feed_forward_length": 96, f"{arch}.expert_used_count": 3}
+    rule = read_gguf_config(metadata, shapes, lambda name: ()).layers[0].feed_forward
+    assert isinstance(rule, Mixture)
+    assert (rule.expert_size, rule.shared_size) == (32, shared)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [(math.sqrt(1 + math.log(32) / math.log(4096)), 1.243163121016122), (1.2, 1.2), (1.0, 1.0)],
+)
+def test_the_scale_that_converters_compute_for_phimoe_is_its_own(said: float, meant: float) -> None:
+    metadata, shapes = said_of("phimoe")
+    metadata |= {
+        "phimoe.context_length": 131072,
+        "phimoe.rope.scaling.type": "longrope",
+        "phimoe.rope.scaling.original_context_length": 4096,
+        "phimoe.rope.scaling.attn_factor": said,
+    }
+    pairs = metadata["phimoe.rope.dimension_count"] // 2
+    shapes |= {f"rope_factors_{which}.weight": (pairs,) for which in ("long", "short")}
+    config = read_gguf_config(metadata, shapes, lambda name: (1.0,) * pairs)
+    scaling = config.layers[0].attention.rope.scaling
+    assert isinstance(scaling, LongScaling)
+    assert (scaling.short_scale, scaling.long_scale) == pytest.approx((meant, meant))
+
+
+@pytest.mark.parametrize("value", [48, -2, True, "2", 1.5, [2]])
 @pytest.mark.parametrize("key", ["bos", "eos", "eot", "padding"])
 def test_ids_of_no_token_are_refused(key: str, value: Any) -> None:
     said = say(read_config(SAYABLE["llama"]))

@@ -29,7 +29,7 @@ def test_whatever_the_logits_are_each_expert_is_chosen_once(
     ids, weights = np.full(num_chosen, -1, np.int32), np.zeros(num_chosen, np.float32)
     _native.rows.choose(np.array(values, np.float32), kind, 0.0, 0.01, ids, weights)
     assert len(set(ids.tolist())) == num_chosen
-    assert 0 <= ids.min() and ids.max() < len(values)
+    assert ids.min() >= 0 and ids.max() < len(values)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sparsemixer"])

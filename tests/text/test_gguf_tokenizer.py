@@ -197,8 +197,53 @@ def test_the_end_of_a_message_is_not_the_end_of_an_answer_of_gpt_oss() -> None:
     }
     assert opened(metadata).eos_ids == {2, 3}
     del metadata["tokenizer.ggml.eos_token_id"]
-    metadata["tokenizer.ggml.token_type"] = [1, 3, 1, 3]
+    metadata["tokenizer.ggml.tokens"] = ["a", "<|end|>", "<|other|>", "<|call|>"]
     assert opened(metadata).eos_ids == {1, 3}
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4], ids=["normal", "control", "user-defined"])
+def test_an_end_by_its_spelling_is_one_whatever_kind_of_token_it_is(kind: int) -> None:
+    metadata = llama_metadata({**some_pieces(), "<|im_end|>": -500.0})
+    types = metadata["tokenizer.ggml.token_type"]
+    assert isinstance(types, list)
+    types[-1] = kind
+    tokenizer = opened(metadata)
+    end = len(types) - 1
+    assert end in tokenizer.eos_ids
+    ids = tokenizer.encode("so<|im_end|>then")
+    assert end in ids and "<|im_end|>" not in tokenizer.decode(ids)
+
+
+def test_the_end_of_a_sentence_in_ordinary_text_is_none(made: dict[str, Inner]) -> None:
+    metadata = gpt2_metadata(made["gpt-2"], "gpt-2")
+    assert metadata["tokenizer.ggml.token_type"][:2] == [3, 3]  # type: ignore[index]
+    assert opened(metadata).eos_ids == {1}
+    metadata["tokenizer.ggml.token_type"][1] = 1  # type: ignore[index]
+    assert opened(metadata).eos_ids == set()
+
+
+@pytest.mark.parametrize(("arch", "takes"), [("phimoe", True), ("llama", False), (None, False)])
+def test_chat_tokens_of_phimoe_take_the_spaces_after_them(arch: str | None, takes: bool) -> None:
+    metadata = llama_metadata({**some_pieces(), "<|user|>": -500.0, "<|endoftext|>": -501.0})
+    types = metadata["tokenizer.ggml.token_type"]
+    assert isinstance(types, list)
+    types[-2:] = [3, 3]
+    if arch is not None:
+        metadata["general.architecture"] = arch
+    tokenizer = opened(metadata)
+    close, apart = (tokenizer.encode(f"<|user|>{space}the") for space in ("", "\n "))
+    assert (apart == close) == takes
+    # the end of a text takes none
+    close, apart = (tokenizer.encode(f"<|endoftext|>{space}the") for space in ("", "\n "))
+    assert apart != close
+
+
+@pytest.mark.parametrize("value", [-1, (1 << 32) - 1])
+def test_an_id_of_minus_one_names_no_token(value: int) -> None:
+    more = {f"{name}_token_id": value for name in ("seperator", "padding", "eos")}
+    tokenizer = opened(llama_metadata(some_pieces(), **more))
+    assert tokenizer.settings.names.keys() == {"bos_token", "eos_token", "unk_token"}
+    assert tokenizer.eos_ids == {2}
 
 
 def test_the_chat_template_is_rendered_with_the_names_of_the_file(made: dict[str, Inner]) -> None:

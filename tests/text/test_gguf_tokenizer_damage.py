@@ -56,7 +56,7 @@ CASES: list[tuple[dict[str, object], str, Any, str]] = [
     (BYTE_LEVEL, "merges", ["a b", "a b"], "comes twice"),
     (BYTE_LEVEL, "bos_token_id", 4, "bos_token_id is 4, but there are 4 tokens"),
     (BYTE_LEVEL, "eos_token_id", 1 << 32, "eos_token_id is 4294967296"),
-    (BYTE_LEVEL, "eot_token_id", -1, "eot_token_id is -1"),
+    (BYTE_LEVEL, "eot_token_id", -2, "eot_token_id is -2"),
     (BYTE_LEVEL, "bos_token_id", "3", "bos_token_id is '3'"),
     (BYTE_LEVEL, "bos_token_id", True, "bos_token_id is True"),
     (BYTE_LEVEL, "add_bos_token", 1, "add_bos_token is 1"),

@@ -179,8 +179,42 @@ def test_the_end_that_readers_of_pieces_take_by_default_is_told() -> None:
 def test_spaces_that_a_token_takes_away_are_told() -> None:
     inner = byte_level()
     inner.add_special_tokens([AddedToken("<x>", rstrip=True)])
-    (told,) = vocabulary_of(Tokenizer(inner), 501).differences
+    names = {"eos_token": "<x>"}
+    (told,) = vocabulary_of(Tokenizer(inner, Settings(names=names)), 501).differences
     assert "<x>" in told
+
+
+def test_the_token_that_readers_take_for_the_end_is_told() -> None:
+    (told,) = vocabulary_of(Tokenizer(byte_level()), 501).differences
+    assert "token 11 for the end" in told
+    (told,) = vocabulary_of(Tokenizer(sentence_piece()), 259 + len(some_pieces())).differences
+    assert "token 2 for the end" in told
+
+
+def test_the_words_of_llama_3_are_written_by_the_name_that_every_reader_knows() -> None:
+    words = WORDS_OF_PRE["llama-bpe"]
+    inner = Inner(models.BPE({"a": 0}, [], ignore_merges=True))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizer_of(words), decoders.ByteLevel()
+    assert vocabulary_of(Tokenizer(inner), 1).metadata[GGML + "pre"] == "llama-bpe"
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_digits_may_be_cut_one_by_one_or_in_runs_where_no_merge_joins_them(joins: bool) -> None:
+    *steps, last = WORDS_OF_PRE["deepseek-llm"].steps
+    assert last == r"\p{N}+"
+    merges = [("1", "2")] if joins else [("a", "1")]
+    vocab = {text: i for i, text in enumerate(["a", "1", "2", "".join(merges[0])])}
+    inner = Inner(models.BPE(vocab, merges))
+    splits = [pre_tokenizers.Split(Regex(step), "isolated") for step in [*steps, r"\p{N}"]]
+    byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte])
+    inner.decoder = decoders.ByteLevel()
+    if joins:
+        with pytest.raises(InputError, match="no reader knows"):
+            vocabulary_of(Tokenizer(inner), 4)
+    else:
+        made = vocabulary_of(Tokenizer(inner), 4)
+        assert made.metadata[GGML + "pre"] == "deepseek-llm"
 
 
 @pytest.mark.parametrize(("scheme", "is_told"), [("first", True), ("always", False)])

@@ -1,6 +1,7 @@
 """A GGUF file into a native decoder: its blocks go straight into the kernels' layout, as they are
 or quantised anew."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from expertly.checkpoint.native_loading import kept_or_quantised
 from expertly.config import ModelConfig
 from expertly.errors import CheckpointError
 from expertly.families import parameters
-from expertly.families.gguf_archs import arch_of
+from expertly.families.gguf_archs import arch_in
 from expertly.families.gguf_config import read_gguf_config
 from expertly.families.gguf_names import (
     ROPE_TENSORS,
@@ -75,7 +76,7 @@ def load_gguf(
 
 def checked_tensors(file: Gguf, config: ModelConfig) -> list[GgufStored]:
     """What the file's tensors are. Raises CheckpointError as `load_gguf`."""
-    stored = list(gguf_tensors(config, arch_of(file.metadata.get("general.architecture"))))
+    stored = list(gguf_tensors(config, arch_in(file.metadata, file.tensors)))
     _check(file, stored)
     return stored
 
@@ -95,6 +96,11 @@ def _check(file: Gguf, stored: list[GgufStored]) -> None:
     wanted = {each.name: each.shape for each in stored}
     missing = [name for name in wanted if name not in file.tensors]
     left = [name for name in file.tensors if name not in wanted and name not in _HARMLESS]
+    if missing and "blk.0.ffn_gate.0.weight" in file.tensors:
+        raise CheckpointError(
+            f"{file.path}: each expert is a tensor of its own, as in files of before April 2024",
+            hint="get a newer conversion of the model, or convert it again",
+        )
     for names, what in ((missing, "lacks"), (left, "has no place for")):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -174,6 +180,7 @@ def _blocks(raw: Bytes, block: Block, matrix: _native.Matrix, count: int) -> Byt
 
 def _vector(tensor: GgufTensor, part: GgufPart, shape: Shape, source: Reader) -> Floats:
     values = dequantise(tensor.block, source.read(tensor), tensor.shape).astype(np.float32)
+    values = values.reshape(-1)[part.first_row : part.first_row + math.prod(shape)]
     if part.paired_heads is not None:
         values = values[rows_in_order(values.size, part.paired_heads)]
     return np.ascontiguousarray(values.reshape(shape))

@@ -86,7 +86,7 @@ def recipe_of_bits(bits: int, keep: Iterable[tuple[str, str]] = ()) -> Recipe:
 
 def recipe_of_type(name: str, keep: Iterable[tuple[str, str]] = ()) -> Recipe:
     """All matrices in one format. Raises InputError for one that is not known."""
-    checked_format(name)
+    name = checked_format(name)
     return Recipe(experts=name, others=name, keep=tuple(keep))
 
 
@@ -95,9 +95,10 @@ def _at_least_8(format_name: str) -> str:
 
 
 def checked_format(name: str) -> str:
-    if name not in BLOCKS:
+    """The format of this name; GGUF's readers write theirs in capitals."""
+    if name.lower() not in BLOCKS:
         raise InputError(f"the type {name!r} is not known", hint=f"use one of {', '.join(BLOCKS)}")
-    return name
+    return name.lower()
 
 
 def read_keep(text: str) -> tuple[str, str]:

@@ -54,8 +54,7 @@ def save(
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that becomes it when the block ends well: files on disk
     first, then one rename. Nothing is left of it otherwise."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists already", hint="give a new folder or remove that one")
+    _check_free(folder)
     # named before it is made, so that an interrupt at any moment leaves nothing behind
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
     try:
@@ -67,6 +66,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _sync(folder.parent)
     # safetensors wraps what the system says, a full disk too, in an error of its own
     except (OSError, SafetensorError) as error:
+        # somebody else's, in the meantime
+        _check_free(folder)
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
             f"{folder} cannot be written: {reason}", hint="free some space or choose another place"
@@ -74,6 +75,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     finally:
         if partial.exists():
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists already", hint="give a new folder or remove that one")
 
 
 def _sync(path: Path) -> None:

@@ -67,6 +67,11 @@ def numbers(name: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if not all(part.isdecimal() and part.isascii() and len(part) < 10 for part in parts):
+    if not all(part.removeprefix("-").isdecimal() and part.isascii() for part in parts):
         raise InputError(f"{name} {text!r} is no list of numbers", hint=f"as {name} 128,512")
+    if any(part.startswith("-") or len(part) > 9 for part in parts):
+        raise InputError(
+            f"{name} {text!r} has a number below 0 or of more than 9 digits",
+            hint=f"as {name} 128,512",
+        )
     return [int(part) for part in parts]

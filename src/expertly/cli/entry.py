@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from expertly.cli.output import print_error
-from expertly.cli.verbs import group
+from expertly.cli.verbs import VERBS, group
 from expertly.errors import ExpertlyError, OutputError
 
 _OS_HINTS = {
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if globals_.get("traceback"):
             traceback.print_exc()
-        return _explain(error)
+        return _explain(error, given)
 
 
 def _open_streams() -> None:
@@ -67,11 +67,11 @@ def _invoke(arguments: list[str], globals_: dict[str, bool]) -> int:
     return 0
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, given: Sequence[str]) -> int:
     if isinstance(error, ExpertlyError):
         return print_error("error", error.message, error.hint)
     if isinstance(error, typer.TyperException):
-        return print_error("error", error.format_message(), f"see `{_path(error)} --help`")
+        return print_error("error", _said(error, given), f"see `{_path(error, given)} --help`")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return print_error(
             "error",
@@ -91,9 +91,27 @@ def _explain(error: Exception) -> int:
     return 1
 
 
-def _path(error: Any) -> str:
+def _said(error: Any, given: Sequence[str]) -> str:
+    """What the parser says, after the option and the value that it is about."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for place, argument in enumerate(given):
+        name, equals, value = argument.partition("=")
+        if name in options:
+            shown = value if equals else " ".join(given[place + 1 : place + 2])
+            said = error.message.removeprefix("Value error, ")
+            return f"{name} {shown}: {said[:1].lower()}{said[1:]}"
+    message: str = error.format_message()
+    return message
+
+
+def _path(error: Any, given: Sequence[str]) -> str:
     context = getattr(error, "ctx", None)
-    return context.command_path if context else "expertly"
+    if context:
+        path: str = context.command_path
+        return path
+    # an error of a verb's own options comes without it
+    verb = next((argument for argument in given if not argument.startswith("-")), None)
+    return f"expertly {verb}" if verb in VERBS else "expertly"
 
 
 def _discard_output() -> None:

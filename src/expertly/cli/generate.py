@@ -12,7 +12,7 @@ from expertly.checkpoint import load
 from expertly.cli.approximating import approximated
 from expertly.cli.chat import Conversation, converse
 from expertly.cli.output import note
-from expertly.cli.prompting import find_prompt, split
+from expertly.cli.prompting import find_prompt, near_path, split
 from expertly.cli.show import Show
 from expertly.cli.store_options import check_approximate
 from expertly.cli.streaming import check_trace, reported, traced
@@ -48,6 +48,8 @@ class Request:
 def run(request: Request) -> None:
     """Raises ExpertlyError for what the user can mend."""
     name, prompt = split(request.words)
+    if len(request.words) == 1 and prompt and (meant := near_path(prompt)):
+        note(f"note: {prompt} is not there, and so a prompt; did you mean {meant}?")
     if request.system is not None and request.wants_chat is False:
         raise InputError("--system with --raw", hint="a system message needs a chat; drop one")
     check_approximate(request.approximate, request.lower, request.memory)

@@ -26,7 +26,7 @@ _LISTED = 8
 # what bits stand for in GGUF files, which have no i4
 _GGUF = {2: "q2_k", 3: "q3_k", 4: "q4_k", 5: "q5_k", 6: "q6_k", 8: "q8_0", 16: "f16", 32: "f32"}
 
-Model = Annotated[str, typer.Argument(help="A folder or a hub id.")]
+Model = Annotated[str, typer.Argument(help='A folder or a hub id; "" is the bundled model.')]
 Out = Annotated[
     Path, typer.Argument(metavar="OUT", help="The new folder, or a file that ends in .gguf.")
 ]
@@ -83,11 +83,10 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Quantise a model into a folder that loads at once, or into a GGUF file."""
-    if bits is not None and kind is not None:
-        raise InputError("--bits and --type together", hint="give one of them")
+    _check_kind(bits, kind, average)
+    _check_place(out)
     if out.exists():
         raise InputError(f"{out} exists already", hint="give another name or remove it first")
-    _check_place(out)
     # files first: a typing slip should not wait for a model
     texts = _read_texts(calibrate or [], max_tokens)
     if out.suffix == ".gguf":
@@ -105,8 +104,23 @@ def command(
         _print(report)
 
 
+def _check_kind(bits: int | None, kind: str | None, average: float | None) -> None:
+    given = {"--bits": bits, "--type": kind, "--average": average}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise InputError(f"{names[0]} and {names[1]} together", hint="give one of them")
+
+
 def _check_place(out: Path) -> None:
     """A GGUF file is written beside others, and read again by its name."""
+    if str(out) == ".":
+        raise InputError("OUT is empty", hint="name the new folder, or a file that ends in .gguf")
+    if out.name.lower() == ".gguf":
+        raise InputError(f"{out} is an ending without a name", hint="as model.gguf")
+    if out.is_symlink():
+        raise InputError(
+            f"{out} is a link to what is not there", hint="give another name or remove it first"
+        )
     if out.suffix.lower() != ".gguf":
         return
     if out.suffix != ".gguf":
@@ -139,7 +153,8 @@ def _gguf_type(bits: int | None, kind: str | None) -> str:
             known = ", ".join(map(str, _GGUF))
             raise InputError(f"{bits} bits a weight are not known", hint=f"use one of {known}")
         return _GGUF[bits]
-    if BLOCKS[checked_format(kind)].ggml_id is None:
+    kind = checked_format(kind)
+    if BLOCKS[kind].ggml_id is None:
         raise InputError(f"GGUF files have no type {kind}", hint="use q4_k, or pack into a folder")
     return kind
 
@@ -290,6 +305,6 @@ def _print_formats(report: dict[str, Any]) -> None:
         print(f"  {name:7} {count:>15,} weights  {count / total:6.1%}")
     for step in report["fell_back"]:
         print(
-            f"  {step['matrices']:,} matrices are {step['used']}: {step['asked']} does not suit "
-            "rows of their width"
+            f"  {step['matrices']:,} x {step['used']}: {step['asked']} does not suit rows of their "
+            "width"
         )

@@ -3,6 +3,7 @@
 import os
 import select
 import sys
+from difflib import get_close_matches
 
 from expertly.errors import InputError
 
@@ -21,6 +22,13 @@ def split(words: tuple[str, ...]) -> tuple[str, str | None]:
     if word == "" or looks_like_one or os.path.exists(word):
         return word, None
     return "", word
+
+
+def near_path(word: str) -> str | None:
+    """A folder or GGUF file here that is called nearly so."""
+    with os.scandir() as entries:
+        names = [each.name for each in entries if each.is_dir() or each.name.endswith(".gguf")]
+    return next(iter(get_close_matches(word, names, n=1, cutoff=0.75)), None)
 
 
 def find_prompt(prompt: str | None, *, is_bundled: bool, needs_text: bool) -> str | None:

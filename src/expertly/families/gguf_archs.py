@@ -5,7 +5,7 @@ router and norms, gpt-oss's untruncated YaRN), the published model is computed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -38,6 +38,9 @@ class Arch:
     second_norm: str = "ffn_norm"
     eps_key: str = "attention.layer_norm_rms_epsilon"
     counts_shared: bool = False  # shared experts are counted, each as wide as a routed one
+    divides_size: bool = False  # without a size of their own, experts share that of a layer
+    # LongRoPE's factor of cos and sin, which converters compute otherwise
+    long_scale: float | None = None
     # what llama.cpp takes
     has_own_head: bool = False  # output.weight must be there, in tied models too
     takes_divisors: bool = False  # tensors that divide rope's frequencies
@@ -57,10 +60,16 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
             output_bias="maybe",
         ),
         "qwen2": Arch(dense_family="qwen2"),
-        "qwen2moe": Arch(mixture_family="qwen2_moe", has_shared_gate=True, has_own_head=True),
+        "qwen2moe": Arch(
+            mixture_family="qwen2_moe", has_shared_gate=True, has_own_head=True, divides_size=True
+        ),
         "qwen3": Arch(dense_family="qwen3", qk_norm="head", takes_any_width=True),
         "qwen3moe": Arch(
-            mixture_family="qwen3_moe", qk_norm="head", router=_NORMED, takes_any_width=True
+            mixture_family="qwen3_moe",
+            qk_norm="head",
+            router=_NORMED,
+            takes_any_width=True,
+            divides_size=True,
         ),
         "olmoe": Arch(mixture_family="olmoe", qk_norm="projection", has_own_head=True),
         "phimoe": Arch(
@@ -72,6 +81,7 @@ ARCHS: Mapping[str, Arch] = MappingProxyType(
             has_own_head=True,
             takes_divisors=True,
             output_bias="always",
+            long_scale=1.243163121016122,
         ),
         "dbrx": Arch(
             mixture_family="dbrx",
@@ -111,6 +121,12 @@ def arch_of(name: object) -> Arch:
             hint=f"built are: {', '.join(ARCHS)}",
         )
     return ARCHS[name]
+
+
+def arch_in(metadata: Mapping[str, object], shapes: Mapping[str, object]) -> Arch:
+    """Of a file that has tensors of these names: queries, keys and values may be one of them."""
+    arch = arch_of(metadata.get("general.architecture"))
+    return replace(arch, has_merged_qkv="blk.0.attn_qkv.weight" in shapes)
 
 
 def name_of(family: str) -> str:

@@ -16,7 +16,7 @@ from expertly.config import (
     Router,
 )
 from expertly.errors import ConfigError
-from expertly.families.gguf_archs import Arch, arch_of
+from expertly.families.gguf_archs import Arch, arch_in
 from expertly.families.gguf_keys import GgufKeys
 from expertly.families.gguf_rope import ReadFloats, Shapes, read_scaling
 
@@ -30,7 +30,7 @@ def read_gguf_config(
 
     Raises ConfigError for what is missing, contradictory or not known.
     """
-    arch, keys = arch_of(metadata.get("general.architecture")), GgufKeys(metadata)
+    arch, keys = arch_in(metadata, shapes), GgufKeys(metadata)
     vocab_size, hidden_size = _embedding(shapes)
     if keys.size("embedding_length") != hidden_size:
         raise keys.error("embedding_length", keys.get("embedding_length"), f"{hidden_size}")
@@ -68,7 +68,10 @@ def _embedding(shapes: Shapes) -> tuple[int, int]:
 def _id(metadata: Mapping[str, Any], which: str, vocab_size: int) -> int | None:
     key = f"tokenizer.ggml.{which}_token_id"
     found = metadata.get(key)
-    if found is not None and (type(found) is not int or not 0 <= found < vocab_size):
+    # older converters wrote -1 where there is none
+    if found is None or found in (-1, (1 << 32) - 1):
+        return None
+    if type(found) is not int or not 0 <= found < vocab_size:
         raise ConfigError(
             f"{key} is {str(found)[:60]!r}, no id of {vocab_size} tokens",
             hint="convert the model again with a current tool",
@@ -137,16 +140,21 @@ def _windowed(attention: Attention, arch: Arch, index: int) -> Attention:
 
 
 def _mixture(keys: GgufKeys, arch: Arch, size: int, num_experts: int) -> Mixture:
-    expert_size = keys.size("expert_feed_forward_length", size)
+    num_chosen = keys.size("expert_used_count")
+    # files of before June 2024 say neither size of theirs
+    divided = size // max(num_chosen, 1) if arch.divides_size else size
+    expert_size = keys.size("expert_feed_forward_length", divided)
     keys.must_be("expert_weights_scale", None, 0.0, 1.0)
     keys.must_be("expert_gating_func", *_SOFTMAX_GATINGS)
     keys.must_be("expert_group_count", None, 0, 1)
     keys.must_be("expert_group_used_count", None, 0, 1)
     shared_size = keys.size("expert_shared_count", 0) * expert_size
-    shared_size = keys.size("expert_shared_feed_forward_length", shared_size)
+    shared_size = keys.size(
+        "expert_shared_feed_forward_length", size if arch.has_shared_gate else shared_size
+    )
     return Mixture(
         num_experts=num_experts,
-        num_chosen=keys.size("expert_used_count"),
+        num_chosen=num_chosen,
         expert_size=expert_size,
         router=_router(keys, arch.router),
         glu=arch.glu,

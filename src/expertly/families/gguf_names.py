@@ -90,22 +90,18 @@ def _projections(
     attention: Attention, arch: Arch, D: int, here: str, ours: str
 ) -> Iterator[GgufStored]:
     H, G, C = attention.num_heads, attention.num_kv_heads, attention.head_size
-    each = (("q", H, "HC"), ("k", G, "GC"), ("v", G, "GC"))
-    if arch.has_merged_qkv:
-        starts = (0, H * C, (H + G) * C)
-        parts = [
-            GgufPart(f"{ours}.w_{letter}_{suffix}D", start)
-            for (letter, _, suffix), start in zip(each, starts, strict=True)
-        ]
-        yield GgufStored(f"{here}.attn_qkv.weight", ((H + 2 * G) * C, D), tuple(parts))
-        return
-    for letter, heads, suffix in each:
-        paired = heads if arch.is_permuted and letter != "v" else None
-        weight = GgufPart(f"{ours}.w_{letter}_{suffix}D", paired_heads=paired)
-        yield GgufStored(f"{here}.attn_{letter}.weight", (heads * C, D), (weight,))
+    rows = {"q": (H, "HC"), "k": (G, "GC"), "v": (G, "GC")}
+    for letters in ("qkv",) if arch.has_merged_qkv else ("q", "k", "v"):
+        weights, biases, first = [], [], 0
+        for letter in letters:
+            heads, suffix = rows[letter]
+            paired = heads if arch.is_permuted and letter != "v" else None
+            weights.append(GgufPart(f"{ours}.w_{letter}_{suffix}D", first, paired))
+            biases.append(GgufPart(f"{ours}.b_{letter}_{suffix}", first, paired))
+            first += heads * C
+        yield GgufStored(f"{here}.attn_{letters}.weight", (first, D), tuple(weights))
         if attention.has_qkv_bias:
-            bias = GgufPart(f"{ours}.b_{letter}_{suffix}", paired_heads=paired)
-            yield GgufStored(f"{here}.attn_{letter}.bias", (heads * C,), (bias,))
+            yield GgufStored(f"{here}.attn_{letters}.bias", (first,), tuple(biases))
 
 
 def _feed_forward(layer: Layer, D: int, here: str, ours: str) -> Iterator[GgufStored]:

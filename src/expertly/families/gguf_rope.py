@@ -37,7 +37,8 @@ def read_scaling(
     if factor < 0:
         raise keys.error("rope.scaling.factor", factor, "more than 0")
     if LONG in shapes or FREQS in shapes:
-        return _divided(head_size, shapes, read_floats, original, attention_factor)
+        scale = _long_scale(arch, attention_factor, keys.size("context_length"), original)
+        return _divided(head_size, shapes, read_floats, original, scale)
     if kind == "yarn":
         return _yarn(keys, arch, factor, original, attention_factor)
     if kind not in (None, "none", "linear"):
@@ -64,6 +65,14 @@ def _yarn(
 
 def _growth(factor: float) -> float:
     return 1.0 + 0.1 * math.log(max(factor, 1.0))
+
+
+def _long_scale(arch: Arch, said: float, context: int, original: int) -> float:
+    """The published model's own, where a converter computed it from how far the context grew."""
+    if arch.long_scale is None or not 1 < original < context:
+        return said
+    computed = math.sqrt(1.0 + math.log(context / original) / math.log(original))
+    return arch.long_scale if math.isclose(said, computed, rel_tol=1e-5) else said
 
 
 def _divided(

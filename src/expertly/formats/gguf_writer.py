@@ -1,6 +1,7 @@
 """Writes GGUF files, version 3: whole or not at all, streamed tensor by tensor."""
 
 import os
+import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -151,10 +152,11 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its name at the end; it is gone if anything fails."""
-    part = path.with_name(f".{path.name}.part")
+    """A file beside `path` that takes its name at the end; it is gone if anything fails. Nobody
+    else who writes `path` has it."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     with _writing(path):
-        file = part.open("wb", buffering=0)
+        file = part.open("xb", buffering=0)
     try:
         with file:
             yield file

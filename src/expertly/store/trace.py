@@ -168,6 +168,8 @@ def _read(path: Path, names: tuple[str, ...]) -> tuple[About, list[NDArray[Any]]
     arrow = _arrow()
     try:
         table = arrow.parquet.read_table(path, columns=[*names])
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there", hint=_OTHER) from None
     except (arrow.ArrowException, OSError) as problem:
         raise InputError(f"{path} is no trace: {str(problem)[:200]}", hint=_OTHER) from None
     about = _about(path, table.schema.metadata or {})

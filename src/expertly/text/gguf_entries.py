@@ -10,6 +10,8 @@ PREFIX = "tokenizer.ggml."
 TEMPLATE_KEY = "tokenizer.chat_template"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
+# what older converters wrote for a token that there is none of
+NO_IDS = (-1, (1 << 32) - 1)
 # twice what the largest vocabularies have
 MAX_TOKENS = 1 << 19
 _HINT = "the file is damaged or of another kind: download or convert it again"
@@ -107,7 +109,7 @@ def read_id(
     """The id of the token that `name` (such as "bos") names, if any."""
     key = f"{PREFIX}{name}_token_id"
     value = metadata.get(key)
-    if value is None:
+    if value is None or value in NO_IDS:
         return default if default is not None and default < num_tokens else None
     if type(value) is not int:
         raise damaged(f"{key} is {short(value)}, no token's id")

@@ -111,12 +111,12 @@ WORDS_OF_PRE: Mapping[str, Words] = {
     "dbrx": _CL100K_WORDS,
     "smaug-bpe": _CL100K_WORDS,
     "chatglm-bpe": _CL100K_WORDS,
-    "glm4": Words(steps=(_CL100K,), are_tokens_first=True),
     "llama-bpe": _LLAMA_3_WORDS,
     "llama3": _LLAMA_3_WORDS,
     "llama-v3": _LLAMA_3_WORDS,
     "lfm2": _LLAMA_3_WORDS,
     "pixtral": _LLAMA_3_WORDS,
+    "glm4": Words(steps=(_CL100K,), are_tokens_first=True),
     "qwen2": _QWEN_2_WORDS,
     "deepseek-r1-qwen": _QWEN_2_WORDS,
     "hunyuan": _BARE_QWEN_2_WORDS,
@@ -178,9 +178,16 @@ def steps_in(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...] | None:
     return found if len(found) == len(steps) else None
 
 
-def names_of(steps: Sequence[str]) -> list[str]:
-    """Every `pre` with exactly these cuts."""
-    return [name for name, words in WORDS_OF_PRE.items() if words.steps == tuple(steps)]
+def names_of(steps: Sequence[str], joins_digits: bool = True) -> list[str]:
+    """Every `pre` with these cuts, first those with exactly them. Where no merge joins digits, runs
+    of them may as well be cut one by one."""
+
+    def runs(steps: Sequence[str]) -> list[str]:
+        return [r"\p{N}+" if step == r"\p{N}" else step for step in steps]
+
+    exact = [name for name, words in WORDS_OF_PRE.items() if words.steps == tuple(steps)]
+    alike = [name for name, words in WORDS_OF_PRE.items() if runs(words.steps) == runs(steps)]
+    return exact if joins_digits else list(dict.fromkeys([*exact, *alike]))
 
 
 def _flat(pre_tokenizer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

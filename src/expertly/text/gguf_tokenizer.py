@@ -35,14 +35,20 @@ NAME_OF_ID = {
 }
 # what a SentencePiece file means that does not say
 _SENTENCE_PIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
-# files name one or two ends of text; a chat's others are known by their spelling alone
+# files name one or two ends of text; a chat's others are known by their spelling alone, whatever
+# kind of token converters took them for
 _ENDS = frozenset(
     (
-        *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "</s>"),
+        *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>"),
         *("<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<EOT>"),
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     )
 )
+# ordinary text in some vocabularies
+_ENDS_IF_CONTROL = frozenset(("</s>",))
+# architectures whose chat tokens take the white space after them, and the tokens that do not
+_TAKE_SPACES = frozenset(("phimoe",))
+_TAKE_NOTHING = frozenset(("<unk>", "<s>", "<|endoftext|>"))
 
 
 def tokenizer_of(metadata: Mapping[str, object]) -> Tokenizer | None:
@@ -89,7 +95,7 @@ def _byte_level(
         inner.normalizer = normalizer
     inner.pre_tokenizer = pre_tokenizer_of(words)
     inner.decoder = decoders.ByteLevel()
-    _add_tokens(inner, entries)
+    _add_tokens(inner, entries, metadata)
     _add_ends(inner, metadata, entries, special, words.adds_bos)
     return inner
 
@@ -120,7 +126,7 @@ def _sentence_piece(
             *([decoders.Strip(" ", 1, 0)] if has_prefix else []),
         ]
     )
-    _add_tokens(inner, entries)
+    _add_tokens(inner, entries, metadata)
     _add_ends(inner, metadata, entries, special, True)
     return inner
 
@@ -132,12 +138,21 @@ _MAKERS: Mapping[str, tuple[_Make, Mapping[str, int]]] = {
 }
 
 
-def _add_tokens(inner: tokenizers.Tokenizer, entries: Entries) -> None:
+def _add_tokens(
+    inner: tokenizers.Tokenizer, entries: Entries, metadata: Mapping[str, object]
+) -> None:
     """Tokens that are found in a text before anything else is done to it."""
-    control = [entries.tokens[i] for i in entries.ids_of_type(CONTROL, UNKNOWN)]
-    others = [entries.tokens[i] for i in entries.ids_of_type(USER_DEFINED)]
-    inner.add_special_tokens([AddedToken(text, normalized=False) for text in control])
-    inner.add_tokens([AddedToken(text, normalized=False) for text in others])
+    ends = _ends_by_spelling(entries)
+    control = sorted({*entries.ids_of_type(CONTROL, UNKNOWN), *ends})
+    others = [i for i in entries.ids_of_type(USER_DEFINED) if i not in ends]
+    takes_spaces = metadata.get("general.architecture") in _TAKE_SPACES
+    inner.add_special_tokens(
+        [
+            AddedToken(text, normalized=False, rstrip=takes_spaces and text not in _TAKE_NOTHING)
+            for text in (entries.tokens[i] for i in control)
+        ]
+    )
+    inner.add_tokens([AddedToken(entries.tokens[i], normalized=False) for i in others])
 
 
 def _add_ends(
@@ -176,7 +191,8 @@ def _settings(
 
 
 def _ends_by_spelling(entries: Entries) -> set[int]:
-    found = {i for i in entries.ids_of_type(CONTROL) if entries.tokens[i] in _ENDS}
+    found = {entries.id_of[text] for text in _ENDS if text in entries.id_of}
+    found |= {i for i in entries.ids_of_type(CONTROL) if entries.tokens[i] in _ENDS_IF_CONTROL}
     texts: Sequence[str] = [entries.tokens[i] for i in found]
     # gpt-oss ends each message of an answer with <|end|>, and the answer with another
     if "<|return|>" in texts and "<|end|>" in texts:

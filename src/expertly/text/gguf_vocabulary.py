@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokenizers import decoders
+
 from expertly.errors import InputError
 from expertly.text.gguf_entries import (
     BYTE,
@@ -29,6 +31,8 @@ from expertly.text.tokenizer import Tokenizer
 Value = int | float | bool | str | list["Value"]
 
 _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+# by llama.cpp
+_TAKEN_FOR_END = {"llama": 2, "gpt2": 11}
 _END_KEYS = tuple(f"{PREFIX}{name}_token_id" for name in ("eos", "eot", "eom"))
 
 
@@ -114,9 +118,10 @@ def _byte_level(parts: Mapping[str, Any], entries: Entries) -> Vocabulary:
         raise _refused("its text is not cut and spelled in bytes as GPT-2's is")
     composes = _composes(parts["normalizer"])
     takes_whole = bool(model.get("ignore_merges"))
-    if not names_of(steps):
+    known = names_of(steps, joins_digits=takes_whole or _joins_digits(model["merges"]))
+    if not known:
         raise _refused(f"no reader knows how it cuts words: {' then '.join(steps)}")
-    names = [n for n in names_of(steps) if WORDS_OF_PRE[n].are_tokens_first == takes_whole]
+    names = [name for name in known if WORDS_OF_PRE[name].are_tokens_first == takes_whole]
     if not names:
         raise _refused(f"with its words no reader has ignore_merges {takes_whole}")
     alike = [name for name in names if WORDS_OF_PRE[name].composes == composes]
@@ -132,6 +137,12 @@ def _byte_level(parts: Mapping[str, Any], entries: Entries) -> Vocabulary:
         },
         differences=(told,) if composes else (),
     )
+
+
+def _joins_digits(merges: Sequence[Sequence[str]]) -> bool:
+    decoder = decoders.ByteLevel()
+    joined = (decoder.decode(["".join(merge)]) for merge in merges)
+    return any(sum(character.isnumeric() for character in text) > 1 for text in joined)
 
 
 def _composes(normalizer: Mapping[str, Any] | None) -> bool:
@@ -228,8 +239,9 @@ def _unnamed_ends(tokenizer: Tokenizer, said: Mapping[str, Value]) -> list[int]:
 def _told_of_ends(tokenizer: Tokenizer, said: Mapping[str, Value]) -> list[str]:
     left = _unnamed_ends(tokenizer, said)
     told = [f"that the ids {left} end a text too is not said"] if left else []
-    if said[PREFIX + "model"] == "llama" and _END_KEYS[0] not in said:
-        told.append("readers take token 2 for the end of a text, where none is named")
+    if _END_KEYS[0] not in said:
+        taken = _TAKEN_FOR_END[str(said[PREFIX + "model"])]
+        told.append(f"readers take token {taken} for the end of a text, where none is named")
     return told
 
 
