@@ -1,5 +1,6 @@
 #include "experts.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -204,7 +205,7 @@ public:
         rows_ = {rooms.rows.get<float>(s_.rows * s_.width), type};
         inner_ = {rooms.inner.get<float>(s_.rows * 2 * s_.size), type};
         hidden_ = {rooms.hidden.get<float>(s_.rows * s_.size), type};
-        std::memset(to_.weight_TK, 0, static_cast<size_t>(s_.tokens * s_.slots) * sizeof(float));
+        std::fill_n(to_.weight_TK, s_.tokens * s_.slots, 0.0f);
         const auto chunks = chunks_of(routed_, most_rows_);
         team_.run(static_cast<int64_t>(chunks.size()), [&](int member, int64_t item) {
             through(chunks[static_cast<size_t>(item)], after(chunks, item), member);

@@ -1,5 +1,6 @@
 """Forks, callers on several threads, what items throw, and modes of the processor."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,12 @@ assert np.allclose(again, 1, rtol=1e-6)
 """
 
 
+limits_memory = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists() or "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="needs /proc, and no sanitizer, which reserves terabytes",
+)
+
+
 def run(script: str, timeout: float = 60) -> str:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=timeout
@@ -94,12 +101,12 @@ def test_a_fork_works_alone_and_leaves(act: str, pause: float) -> None:
     run(FORK.format(act=act, pause=pause))
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@limits_memory
 def test_threads_that_the_system_refuses_are_an_error() -> None:
     assert run(FEW_THREADS) == "refused\n"
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@limits_memory
 def test_what_a_thread_throws_is_thrown_to_the_caller_and_ends_nothing_else() -> None:
     assert run(NO_ROOM) == "no room\n"
 
