@@ -106,7 +106,7 @@ def test_bytes_that_are_no_parquet_are_refused(tmp_path) -> None:
     (tmp_path / "t").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(InputError, match="is no trace"):
         read_trace(tmp_path / "t")
-    with pytest.raises(InputError, match="is no trace"):
+    with pytest.raises(InputError, match="is not there"):
         read_trace(tmp_path / "absent")
     pq.write_table(pa.table({"step": [1]}), tmp_path / "t")
     with pytest.raises(InputError, match="is no trace"):

@@ -1,5 +1,6 @@
 """A model into a folder that transformers and `load` read: written whole or not at all."""
 
+import errno
 import functools
 import json
 import os
@@ -66,8 +67,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _sync(folder.parent)
     # safetensors wraps what the system says, a full disk too, in an error of its own
     except (OSError, SafetensorError) as error:
-        # somebody else's, in the meantime
-        _check_free(folder)
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
+            # somebody else's, in the meantime
+            _check_free(folder)
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
             f"{folder} cannot be written: {reason}", hint="free some space or choose another place"
