@@ -144,9 +144,10 @@ void bind_attention(nb::module_& module) {
     module.def("turn_keys", &turn_cached_keys, nb::arg("pool"), nb::arg("layer"), nb::arg("pages"),
                nb::arg("cos"), nb::arg("sin"));
     module.def("turn_heads", &turn_token, nb::arg("runtime"), nb::arg("q").noconvert(),
-               nb::arg("k").noconvert(), nb::arg("v").noconvert(), nb::arg("cos"), nb::arg("sin"), nb::arg("clip") = 0.0f,
-               nb::arg("eps") = 1e-6f, nb::arg("is_head_norm") = true,
-               nb::arg("q_norm") = nb::none(), nb::arg("k_norm") = nb::none());
+               nb::arg("k").noconvert(), nb::arg("v").noconvert(), nb::arg("cos"),
+               nb::arg("sin"), nb::arg("clip") = 0.0f, nb::arg("eps") = 1e-6f,
+               nb::arg("is_head_norm") = true, nb::arg("q_norm") = nb::none(),
+               nb::arg("k_norm") = nb::none());
 }
 
 }  // namespace expertly

@@ -135,8 +135,8 @@ NewRows logits(Step& step, const Norm& norm, const Weights& head, const std::opt
     const auto chosen = copy(rows);
     const int64_t V = head.matrix.layout.rows;
     require(within(chosen, step.count()), "a row beyond the pass");
-    require(std::adjacent_find(chosen.begin(), chosen.end(), std::greater_equal<>()) == chosen.end(),
-            "rows of logits must rise");
+    const auto fall = std::adjacent_find(chosen.begin(), chosen.end(), std::greater_equal<>());
+    require(fall == chosen.end(), "rows of logits must rise");
     require(static_cast<int64_t>(norm.weight.size()) == step.columns(), "a norm of another width");
     require(head.matrix.layout.columns == step.columns(), "a head of another width");
     require(!bias || static_cast<int64_t>(bias->size()) == V, "a bias of another size");
