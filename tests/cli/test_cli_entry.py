@@ -1,8 +1,10 @@
 import errno
 import importlib
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import typer
@@ -87,6 +89,14 @@ def test_an_interrupt_amid_the_import_of_torch_ends_the_program(tmp_path, verb: 
 def test_an_option_that_is_wrong_is_told_with_its_value(arguments, said: str, capsys) -> None:
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_command_line_runs_on_any_thread_and_leaves_interrupts_as_they_were(capsys) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, ["--version"]).result() == 0
+    assert main(["--version"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_version_is_printed_alone(capsys) -> None:

@@ -198,6 +198,7 @@ def test_a_model_without_a_tokenizer_cannot_be_calibrated(tmp_path, text, capsys
         (".gguf", "an ending without a name"),
         ("link", "a link to what is not there"),
         ("link.gguf", "a link to what is not there"),
+        ("taken", "taken exists already"),
     ],
 )
 def test_places_where_nothing_can_be_are_refused(
@@ -206,6 +207,7 @@ def test_places_where_nothing_can_be_are_refused(
     monkeypatch.chdir(tmp_path)
     for link in ("link", "link.gguf"):
         (tmp_path / link).symlink_to("nowhere")
+    (tmp_path / "taken").symlink_to(tmp_path)
     assert main(["pack", str(model), name]) == 2
     shown = capsys.readouterr().err
     assert said in shown and "hint:" in shown

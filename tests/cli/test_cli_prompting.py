@@ -39,6 +39,13 @@ def test_a_word_that_is_nearly_a_model_here_is_asked_about(tmp_path: Path, monke
     assert near_path("notes.tx") is None and near_path("Question:") is None
 
 
+def test_nothing_is_asked_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert near_path("olmoe-4bit") is None
+
+
 def test_a_path_that_exists_is_a_model(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my model").mkdir()

@@ -1,6 +1,7 @@
 """GGUF metadata to a config: what each key means, and what is refused by name."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -189,6 +190,19 @@ def test_experts_without_a_size_share_that_of_a_layer(name: str, arch: str, shar
     rule = read_gguf_config(metadata, shapes, lambda name: ()).layers[0].feed_forward
     assert isinstance(rule, Mixture)
     assert (rule.expert_size, rule.shared_size) == (32, shared)
+
+
+def test_no_shared_expert_is_read_into_a_file_that_has_none() -> None:
+    config = read_config(SAYABLE["qwen2_moe"])
+    rules = [layer.feed_forward for layer in config.layers]
+    bare = [replace(rule, shared_size=0, has_shared_gate=False) for rule in rules]
+    layers = [
+        replace(layer, feed_forward=rule) for layer, rule in zip(config.layers, bare, strict=True)
+    ]
+    said = say(replace(config, layers=tuple(layers)))
+    shapes = {tensor.name: tensor.shape for tensor in said.tensors}
+    found = read_gguf_config(dict(said.metadata), shapes, lambda name: ())
+    assert [layer.feed_forward for layer in found.layers] == bare
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,15 @@ def _check_kind(bits: int | None, kind: str | None, average: float | None) -> No
 
 
 def _check_place(out: Path) -> None:
-    """A GGUF file is written beside others, and read again by its name."""
+    """What has no name of its own is refused; and a GGUF file is written beside others, and read
+    again by its name."""
     if str(out) == ".":
-        raise InputError("OUT is empty", hint="name the new folder, or a file that ends in .gguf")
+        raise InputError(
+            "OUT is empty, or this folder", hint="name the new folder, or a file that ends in .gguf"
+        )
     if out.name.lower() == ".gguf":
         raise InputError(f"{out} is an ending without a name", hint="as model.gguf")
-    if out.is_symlink():
+    if out.is_symlink() and not out.exists():
         raise InputError(
             f"{out} is a link to what is not there", hint="give another name or remove it first"
         )

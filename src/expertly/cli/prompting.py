@@ -26,8 +26,12 @@ def split(words: tuple[str, ...]) -> tuple[str, str | None]:
 
 def near_path(word: str) -> str | None:
     """A folder or GGUF file here that is called nearly so."""
-    with os.scandir() as entries:
-        names = [each.name for each in entries if each.is_dir() or each.name.endswith(".gguf")]
+    try:
+        with os.scandir() as entries:
+            names = [each.name for each in entries if each.is_dir() or each.name.endswith(".gguf")]
+    except OSError:
+        # a question is not worth an error: this folder may be gone, or closed to us
+        return None
     return next(iter(get_close_matches(word, names, n=1, cutoff=0.75)), None)
 
 

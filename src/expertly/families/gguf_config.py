@@ -121,7 +121,7 @@ def _layers(keys: GgufKeys, arch: Arch, attention: Attention, shapes: Shapes) ->
         raise keys.error("block_count", num_layers, "a model's number of layers")
     num_dense = keys.size("leading_dense_block_count", 0) if num_experts else num_layers
     size = keys.size("feed_forward_length", 0)
-    mixture = _mixture(keys, arch, size, num_experts) if num_experts else None
+    mixture = _mixture(keys, arch, size, num_experts, shapes) if num_experts else None
     has_bias = "blk.0.ffn_gate.bias" in shapes
     return tuple(
         Layer(
@@ -139,7 +139,7 @@ def _windowed(attention: Attention, arch: Arch, index: int) -> Attention:
     return replace(attention, window=None) if is_full else attention
 
 
-def _mixture(keys: GgufKeys, arch: Arch, size: int, num_experts: int) -> Mixture:
+def _mixture(keys: GgufKeys, arch: Arch, size: int, num_experts: int, shapes: Shapes) -> Mixture:
     num_chosen = keys.size("expert_used_count")
     # files of before June 2024 say neither size of theirs
     divided = size // max(num_chosen, 1) if arch.divides_size else size
@@ -149,9 +149,9 @@ def _mixture(keys: GgufKeys, arch: Arch, size: int, num_experts: int) -> Mixture
     keys.must_be("expert_group_count", None, 0, 1)
     keys.must_be("expert_group_used_count", None, 0, 1)
     shared_size = keys.size("expert_shared_count", 0) * expert_size
-    shared_size = keys.size(
-        "expert_shared_feed_forward_length", size if arch.has_shared_gate else shared_size
-    )
+    if arch.has_shared_gate and any(name.endswith("ffn_gate_shexp.weight") for name in shapes):
+        shared_size = size
+    shared_size = keys.size("expert_shared_feed_forward_length", shared_size)
     return Mixture(
         num_experts=num_experts,
         num_chosen=num_chosen,
