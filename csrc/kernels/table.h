@@ -35,9 +35,7 @@ constexpr int at_once(int n, int64_t left) {
 template <class I, Format F, int N>
 void tiles_of(Strip tiles, const Layout& layout, const Panel& x, Strip ahead, float* y,
               int64_t stride) {
-    const int most = at_once<I, F>(N, tiles.count);
-    const int64_t calls = (tiles.count + most - 1) / most;
-    const int64_t passes = calls * (kTileRows / I::lanes);
+    const int64_t passes = tiles.count * (kTileRows / I::lanes);
     const int64_t ahead_bytes = N < I::fetch_rows ? 0 : ahead.count * layout.tile_bytes;
     Fetch fetch(ahead.data, ahead_bytes, passes * layout.groups);
     while (tiles.count > 0) {

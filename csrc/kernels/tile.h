@@ -311,6 +311,7 @@ struct Blocks {
     static constexpr int chains = M * N <= 2 && !B::is_paired && !B::is_halved ? 2 : 1;
 
     B (&blocks)[M];
+    Fetch& fetch;
     const uint8_t* x;
     const uint8_t* halves;
     typename B::Bytes codes{};  // of the next step, where I::reads_ahead
@@ -341,6 +342,8 @@ struct Blocks {
     // when their own turn comes
     template <int J>
     I_INLINE void step(int64_t g, Ints (&acc)[M][N]) {
+        // once a tile and group: loads wait where many lines are asked for at once
+        if constexpr (J % (8 / M) == 0) fetch.next();
         if constexpr (!I::reads_ahead) {
             for (int k = 0; k < M; ++k)
                 blocks[k].template dots<J>(x, blocks[k].template codes<J>(g), 0, N, acc[k]);
@@ -420,9 +423,8 @@ struct Blocks {
         }
     }
 
-    I_INLINE void run(int64_t groups, Fetch& fetch) {
+    I_INLINE void run(int64_t groups) {
         for (int64_t g = 0; g < groups; ++g) {
-            fetch.next();
             group(g);
             x += N * kRecordBytes;
             if constexpr (B::is_halved) halves += N * kHalvesBytes;
@@ -442,7 +444,7 @@ void block(const uint8_t* tile, const Layout& layout, const Panel& x, Fetch& fet
             blocks[k].lane = lane;
             blocks[k].table = table_of<I, F>();
         }
-        Blocks<I, F, N, M>{blocks, x.groups, x.halves}.run(layout.groups, fetch);
+        Blocks<I, F, N, M>{blocks, fetch, x.groups, x.halves}.run(layout.groups);
         for (int k = 0; k < M; ++k)
             for (int t = 0; t < N; ++t)
                 I::store(y + t * stride + k * kTileRows + lane, blocks[k].y[t]);

@@ -45,6 +45,7 @@ struct NeonBlocks {
     using S = typename B::S;
 
     B (&blocks)[1];
+    Fetch& fetch;
     const uint8_t* x;
     const uint8_t* halves;
 
@@ -79,7 +80,7 @@ struct NeonBlocks {
         finish(g, B::is_halved ? 1 : 0, sums);
     }
 
-    I_INLINE void run(int64_t groups, Fetch& fetch) {
+    I_INLINE void run(int64_t groups) {
         for (int64_t g = 0; g < groups; ++g) {
             fetch.next();
             group(g);
