@@ -28,34 +28,6 @@ int64_t float_tile_bytes(Format format, int64_t columns) {
 
 }  // namespace
 
-int64_t code_bytes(Codes codes) {
-    switch (codes) {
-        case Codes::floats: return 0;
-        case Codes::bytes: return 512;
-        case Codes::twos:
-        case Codes::threes: return 128;
-        default: return 256;
-    }
-}
-
-int64_t high_bytes(Codes codes) {
-    switch (codes) {
-        case Codes::fives:
-        case Codes::threes: return 64;
-        case Codes::sixes: return 128;
-        default: return 0;
-    }
-}
-
-int64_t scale_bytes(Scales scales) {
-    switch (scales) {
-        case Scales::none: return 0;
-        case Scales::half_min: return 64;
-        case Scales::exponent: return 16;
-        default: return 32;
-    }
-}
-
 Layout layout_of(Format format, int64_t rows, int64_t columns) {
     const Scheme& scheme = scheme_of(format);
     Layout layout{};

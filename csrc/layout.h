@@ -89,9 +89,33 @@ struct Layout {
 Layout layout_of(Format format, int64_t rows, int64_t columns);
 
 // bytes a group of 32 columns takes in each plane, for 16 rows
-int64_t code_bytes(Codes codes);
-int64_t high_bytes(Codes codes);
-int64_t scale_bytes(Scales scales);
+inline constexpr int64_t code_bytes(Codes codes) {
+    switch (codes) {
+        case Codes::floats: return 0;
+        case Codes::bytes: return 512;
+        case Codes::twos:
+        case Codes::threes: return 128;
+        default: return 256;
+    }
+}
+
+inline constexpr int64_t high_bytes(Codes codes) {
+    switch (codes) {
+        case Codes::fives:
+        case Codes::threes: return 64;
+        case Codes::sixes: return 128;
+        default: return 0;
+    }
+}
+
+inline constexpr int64_t scale_bytes(Scales scales) {
+    switch (scales) {
+        case Scales::none: return 0;
+        case Scales::half_min: return 64;
+        case Scales::exponent: return 16;
+        default: return 32;
+    }
+}
 
 // a matrix that kernels read; the bytes belong to somebody else
 struct Matrix {

@@ -9,6 +9,7 @@ namespace {
 struct Avx512Bf16 : Avx512 {
     static constexpr bool multiplies_bf16 = true;  // quicker than floats
     static constexpr int fetch_rows = 1;
+    static constexpr int groups_ahead = 4;
 
     static I_INLINE Floats dot_bf16(Floats acc, Bytes w, const uint16_t* x) {
         return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w),

@@ -19,6 +19,14 @@ struct Planes {
     const uint8_t* codes;
 };
 
+// step J's share of the lines of group g of a plane, into the first-level cache
+template <int J, int64_t GroupBytes>
+I_INLINE void approach(const uint8_t* plane, int64_t g) {
+    constexpr int64_t lines = (GroupBytes + 63) / 64;
+    for (int64_t i = J * lines / 8; i < (J + 1) * lines / 8; ++i)
+        __builtin_prefetch(plane + g * GroupBytes + i * 64, 0, 3);
+}
+
 template <class I, Codes C, bool IsTable>
 struct StepCodes;  // the 4-column step J of group g as bytes
 
@@ -247,6 +255,13 @@ struct Block {
     }
 
     template <int J>
+    I_INLINE void approach(int64_t g) const {
+        expertly::approach<J, scale_bytes(scheme.scales)>(p.scales, g);
+        expertly::approach<J, high_bytes(scheme.codes)>(p.high, g);
+        expertly::approach<J, code_bytes(scheme.codes)>(p.codes, g);
+    }
+
+    template <int J>
     I_INLINE Bytes codes(int64_t g) const {
         const Bytes w = S::template get<J>(p, g, lane * 4, table);
         if constexpr (scheme.is_signed) return I::prepare_signed(w);
@@ -344,6 +359,8 @@ struct Blocks {
     I_INLINE void step(int64_t g, Ints (&acc)[M][N]) {
         // once a tile and group: loads wait where many lines are asked for at once
         if constexpr (J % (8 / M) == 0) fetch.next();
+        if constexpr (M > 1 && I::groups_ahead > 0)
+            for (int k = 0; k < M; ++k) blocks[k].template approach<J>(g + I::groups_ahead);
         if constexpr (!I::reads_ahead) {
             for (int k = 0; k < M; ++k)
                 blocks[k].template dots<J>(x, blocks[k].template codes<J>(g), 0, N, acc[k]);
