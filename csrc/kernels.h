@@ -42,7 +42,6 @@ struct GluRule {
 // what a core can do at most, for benchmarks: each runs for a while and returns a number that
 // depends on all it did
 struct Probes {
-    uint32_t (*read)(const uint8_t* data, int64_t num_bytes);
     uint32_t (*int8)(int64_t rounds);
     uint32_t (*bf16)(int64_t rounds);
     int int8_ops;  // a round

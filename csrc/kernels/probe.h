@@ -1,4 +1,4 @@
-// What a core can do at most: loops of one instruction on registers, and reads of memory.
+// What a core can do at most: loops of one instruction on registers.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,6 @@ namespace {
 template <class I>
 constexpr int kProbeSums = I::lanes == 16 ? 16 : 8;
 
-// 64 bytes, in as many registers as the instruction set takes for them
-typedef uint64_t Line __attribute__((vector_size(64)));
-
-struct Lines {
-    using Value = Line;
-};
 template <class I>
 struct Ints {
     using Value = typename I::Ints;
@@ -63,22 +57,6 @@ I_INLINE uint32_t fold(Values values) {
 template <class A, class B>
 I_INLINE void forget(A& a, B& b) {
     __asm__ volatile("" : "+m"(a), "+m"(b));
-}
-
-inline uint32_t probe_read(const uint8_t* data, int64_t num_bytes) {
-    constexpr int width = sizeof(Line), ways = 4;
-    Several<Lines, ways> lines;
-    lines.each([&](Line& line) { __builtin_memcpy(&line, data, width); });
-    for (int64_t at = 0; at + ways * width <= num_bytes; at += ways * width) {
-        const uint8_t* from = data + at;
-        lines.each([&](Line& line) {
-            Line next;
-            __builtin_memcpy(&next, from, width);
-            line |= next;
-            from += width;
-        });
-    }
-    return fold(lines);
 }
 
 // as few instructions as tiles spend on a step: pairs of products widen once a group there
@@ -134,7 +112,7 @@ uint32_t probe_bf16(int64_t rounds) {
 // operations of a round: a multiply-add is two
 template <class I>
 constexpr Probes make_probes() {
-    return Probes{probe_read, probe_int8<I>, probe_bf16<I>, 8 * I::lanes * kProbeSums<I>,
+    return Probes{probe_int8<I>, probe_bf16<I>, 8 * I::lanes * kProbeSums<I>,
                   4 * I::lanes * kProbeSums<I>};
 }
 
