@@ -6,6 +6,7 @@
 //   nibbles  4 vectors a group; low half: steps 0..3, high half: steps 4..7
 //   pairs    2 vectors a group (2 bits a code); vector v holds steps 4v..4v+3, lowest bits first
 //   singles  1 vector a group (1 bit a code); bit j is step j
+// Codes of a byte are stored 128 too large, unsigned.
 // Floats are not grouped: f32 and f16 are [column][16 rows], bf16 [column / 2][16 rows][2].
 #pragma once
 

@@ -39,7 +39,7 @@ I_INLINE void put_codes(Codes codes, const uint32_t* c, int row, uint8_t* code, 
     switch (codes) {
         case Codes::floats: return;
         case Codes::bytes:
-            for (int j = 0; j < 8; ++j) put(code, j, c[j]);
+            for (int j = 0; j < 8; ++j) put(code, j, c[j] ^ 0x80808080);
             return;
         case Codes::nibbles: return nibbles();
         case Codes::fives: return nibbles(), singles(4);

@@ -63,7 +63,7 @@ int single_at(const uint8_t* plane, int step, int lane) { return (plane[lane] >>
 
 int code_at(Format format, const uint8_t* codes, const uint8_t* high, int step, int lane) {
     switch (scheme_of(format).codes) {
-        case Codes::bytes: return static_cast<int8_t>(codes[step * 64 + lane]);
+        case Codes::bytes: return codes[step * 64 + lane] - 128;
         case Codes::fives: return nibble_at(codes, step, lane) | single_at(high, step, lane) << 4;
         case Codes::sixes: return nibble_at(codes, step, lane) | pair_at(high, step, lane) << 4;
         case Codes::twos: return pair_at(codes, step, lane);

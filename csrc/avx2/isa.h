@@ -89,7 +89,10 @@ struct Avx2 {
     static I_INLINE Ints dot(Ints acc, Bytes w, const int8_t* q) {
         return add_pairs(acc, dot_pairs(zero(), w, q));
     }
-    static I_INLINE Bytes prepare_signed(Bytes w) { return w; }
+    // to bytes, which is to take 128 off as well
+    static I_INLINE Bytes add_128(Bytes w) {
+        return _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(-128)));
+    }
     // |w| times q with w's sign: 128 * 127 * 2 still fits 16 bits
     static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) {
         const Bytes size = _mm256_sign_epi8(w, w);

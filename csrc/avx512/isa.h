@@ -77,7 +77,8 @@ struct Avx512 {
                 : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Four*>(q)));
         return acc;
     }
-    static I_INLINE Bytes prepare_signed(Bytes w) {
+    // to bytes, which is to take 128 off as well
+    static I_INLINE Bytes add_128(Bytes w) {
         return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(-128)));
     }
     static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) { return dot(acc, w, q); }

@@ -102,7 +102,10 @@ struct Generic {
             return sum;
         });
     }
-    static I_INLINE Bytes prepare_signed(Bytes w) { return w; }
+    // to bytes, which is to take 128 off as well
+    static I_INLINE Bytes add_128(Bytes w) {
+        return bytes([&](int i) { return w.at[i] ^ 128; });
+    }
     static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) {
         return make<Ints>([&](int i) {
             int32_t sum = acc.at[i];

@@ -264,7 +264,7 @@ struct Block {
     template <int J>
     I_INLINE Bytes codes(int64_t g) const {
         const Bytes w = S::template get<J>(p, g, lane * 4, table);
-        if constexpr (scheme.is_signed) return I::prepare_signed(w);
+        if constexpr (scheme.codes == Codes::bytes && !I::adds_128) return I::add_128(w);
         else return w;
     }
 
@@ -311,6 +311,7 @@ struct Block {
 
 template <class I, Format F>
 I_INLINE typename I::Bytes table_of() {
+    if constexpr (F == Format::iq4_nl && I::adds_128) return I::add_128(I::table(kIq4Table));
     if constexpr (F == Format::iq4_nl) return I::table(kIq4Table);
     if constexpr (F == Format::mxfp4) return I::table(kMxfp4Table);
     return typename I::Bytes{};

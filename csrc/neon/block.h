@@ -42,7 +42,6 @@ struct DotSums {
 template <class I, class Sums, Format F, int N>
 struct NeonBlocks {
     using B = Block<I, F, N>;
-    using S = typename B::S;
 
     B (&blocks)[1];
     Fetch& fetch;
@@ -52,11 +51,9 @@ struct NeonBlocks {
     template <int Half>
     I_INLINE void sixteen(int64_t g, Sums& sums) const {
         const B& block = blocks[0];
-        const int part = block.lane * 4;
-        const Neon::Bytes w[4] = {S::template get<4 * Half>(block.p, g, part, block.table),
-                                  S::template get<4 * Half + 1>(block.p, g, part, block.table),
-                                  S::template get<4 * Half + 2>(block.p, g, part, block.table),
-                                  S::template get<4 * Half + 3>(block.p, g, part, block.table)};
+        const Neon::Bytes w[4] = {
+            block.template codes<4 * Half>(g), block.template codes<4 * Half + 1>(g),
+            block.template codes<4 * Half + 2>(g), block.template codes<4 * Half + 3>(g)};
         sums.add(w, reinterpret_cast<const int8_t*>(x + 16 * Half));
     }
 

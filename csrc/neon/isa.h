@@ -96,7 +96,11 @@ struct Neon {
         return {vdotq_s32(acc.first, vreinterpretq_s8_u8(w.first), x),
                 vdotq_s32(acc.second, vreinterpretq_s8_u8(w.second), x)};
     }
-    static I_INLINE Bytes prepare_signed(Bytes w) { return w; }
+    // to bytes, which is to take 128 off as well
+    static I_INLINE Bytes add_128(Bytes w) {
+        const uint8x16_t high = vdupq_n_u8(128);
+        return {veorq_u8(w.first, high), veorq_u8(w.second, high)};
+    }
     static I_INLINE Ints dot_signed(Ints acc, Bytes w, const int8_t* q) { return dot(acc, w, q); }
 
     // the float32 of the lower (upper) bfloat16 of each pair

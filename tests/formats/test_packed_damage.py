@@ -81,7 +81,7 @@ def test_a_shard_put_together_again_is_accepted(folder: Path) -> None:
     assert parse_head(Path(SHARD), len(data), head)[EXPERT].blob == read(folder).blobs[EXPERT].blob
 
 
-@pytest.mark.parametrize("layout", [0, LAYOUT + 1, -1, 10**30])
+@pytest.mark.parametrize("layout", [0, LAYOUT - 1, LAYOUT + 1, -1, 10**30])
 def test_an_unknown_layout_is_refused_before_anything_else(folder: Path, layout: int) -> None:
     change_manifest(folder, layout=layout, shards="of another kind", more=1)
     assert f"of layout '{layout!s}', known is {LAYOUT}" in refusal(folder)
@@ -90,7 +90,7 @@ def test_an_unknown_layout_is_refused_before_anything_else(folder: Path, layout:
 @pytest.mark.parametrize("layout", ["1", None, True, 1.0])
 def test_a_layout_that_is_no_number_is_damage(folder: Path, layout: object) -> None:
     change_manifest(folder, layout=layout)
-    assert "is no whole number from 1 to 1" in refusal(folder)
+    assert f"is no whole number from {LAYOUT} to {LAYOUT}" in refusal(folder)
 
 
 @pytest.mark.parametrize(

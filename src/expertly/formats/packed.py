@@ -21,7 +21,7 @@ from expertly.formats.packed_header import StoredBlob, check_head_size, parse_he
 
 MANIFEST = "expertly.json"
 # changes with the kernels' layout of weights: older folders are packed again
-LAYOUT = 1
+LAYOUT = 2
 MAX_MANIFEST_BYTES = 1 << 24
 
 # bytes of a file: offset, count
