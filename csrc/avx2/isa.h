@@ -23,7 +23,7 @@ struct Avx2 {
     static constexpr bool has_pairs = true;  // sums of products two at a time, in 16 bits
     static constexpr bool reads_ahead = false;  // codes before they are asked for
     static constexpr int fetch_rows = 1;  // from so many rows on tiles fetch those after them
-    static constexpr int groups_ahead = 0;  // that few rows bring from the second level
+    static constexpr int groups_ahead = 0;  // how far few rows bring lines into the first cache
     using Bytes = __m256i;
     using Ints = __m256i;
     using Floats = __m256;

@@ -22,7 +22,7 @@ struct Avx512 {
     static constexpr bool reads_ahead = true;  // the codes of a step amid the products before it
     // from so many rows on tiles fetch those after them: with fewer Intel's processors do better
     static constexpr int fetch_rows = 3;
-    static constexpr int groups_ahead = 0;  // that few rows bring from the second level
+    static constexpr int groups_ahead = 0;  // how far few rows bring lines into the first cache
     using Bytes = __m512i;
     using Ints = __m512i;
     using Floats = __m512;

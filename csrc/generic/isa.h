@@ -22,7 +22,7 @@ struct Generic {
     static constexpr bool has_pairs = false;
     static constexpr bool reads_ahead = false;  // codes before they are asked for
     static constexpr int fetch_rows = 1;  // from so many rows on tiles fetch those after them
-    static constexpr int groups_ahead = 0;  // that few rows bring from the second level
+    static constexpr int groups_ahead = 0;  // how far few rows bring lines into the first cache
     struct Bytes { uint8_t at[4 * lanes]; };
     struct Ints { int32_t at[lanes]; };
     struct Floats { float at[lanes]; };

@@ -26,7 +26,7 @@ struct Neon {
     static constexpr bool has_pairs = false;
     static constexpr bool reads_ahead = false;  // codes before they are asked for
     static constexpr int fetch_rows = 1;  // from so many rows on tiles fetch those after them
-    static constexpr int groups_ahead = 0;  // that few rows bring from the second level
+    static constexpr int groups_ahead = 0;  // how far few rows bring lines into the first cache
     struct Bytes { uint8x16_t first, second; };
     struct Ints { int32x4_t first, second; };
     struct Floats { float32x4_t first, second; };

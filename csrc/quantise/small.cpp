@@ -140,15 +140,27 @@ private:
 
     // weights that came from a file lie whole steps apart, from any code to any other
     void keep_held(Affine& best, const Group<kSize>& group, const Stored& stored) const {
+        if (group.most == 0) return keep_sum(best, group, stored);
         const float inverse = inverse_of(group.most);
         for (int width = 1; width <= top_; ++width) {
             const float highest = static_cast<float>(width);
             if (!holds(group, highest * inverse, Whole{0, highest})) continue;
-            const float scale = group.most / highest;
+            const float scale = stored(group.most / highest);
             for (int low = 0; low + width <= top_; ++low) {
                 const float min = scale * static_cast<float>(low);
                 keep_better(best, as_stored(group, {scale, min, 0}, stored));
             }
+        }
+    }
+
+    // a single weight shows no steps: minima below it, and what is left from any code
+    void keep_sum(Affine& best, const Group<kSize>& group, const Stored& stored) const {
+        constexpr int kMinima = 8;
+        const float apart = std::fabs(group.base) * 0x1p-11f;  // half a step of float16, or a whole
+        for (int i = 0; i < kMinima; ++i) {
+            const float rest = group.base - stored(group.base - apart * static_cast<float>(i));
+            for (int code = 1; code <= top_ && rest > 0 && best.error > 0; ++code)
+                keep_better(best, as_stored(group, {rest / static_cast<float>(code), rest, 0}, stored));
         }
     }
 
