@@ -123,11 +123,15 @@ HeldLayer* make_layer(const Norm& attention_norm, const HeldAttention& attention
 }  // namespace
 
 Bank HeldBank::bank() const {
-    Bank bank{{}, rule};
+    Bank bank{std::vector<Expert>(experts.size()), rule, {}, {}};
     const auto at = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
-    for (const HeldExpert& e : experts)
-        bank.experts.push_back({e.matrices[0].matrix, e.matrices[1].matrix, e.matrices[2].matrix,
-                                at(e.gate_bias), at(e.up_bias), at(e.down_bias)});
+    for (size_t i = 0; i < experts.size(); ++i) {
+        const HeldExpert& e = experts[i];
+        Expert& expert = bank.experts[i];
+        expert.gate_bias = at(e.gate_bias), expert.up_bias = at(e.up_bias);
+        expert.down_bias = at(e.down_bias);
+        bank.put(i, e.matrices[0].matrix, e.matrices[1].matrix, e.matrices[2].matrix);
+    }
     return bank;
 }
 
@@ -159,8 +163,7 @@ void HeldLayer::place(int64_t expert, const Weights& gate, const Weights& up,
         require(was.rows == now.rows && was.columns == now.columns, "a matrix of another shape");
     }
     for (size_t i = 0; i < 3; ++i) experts.experts[at].matrices[i] = *matrices[i];
-    Expert& expert_now = layer.experts.experts[at];
-    expert_now.gate = gate.matrix, expert_now.up = up.matrix, expert_now.down = down.matrix;
+    layer.experts.put(at, gate.matrix, up.matrix, down.matrix);
 }
 
 namespace {

@@ -29,6 +29,9 @@ int64_t parts_an_item(int64_t total, int threads, int64_t together) {
     return 2 * parts > together ? (parts + together - 1) / together * together : parts;
 }
 
+// a row that is a panel by itself is read where its token is, not from a copy
+bool is_alone(const Span& span) { return span.count() == 1; }
+
 // experts that have rows, in the order of their works
 using Due = std::vector<std::pair<BankWork*, int64_t>>;
 
@@ -88,8 +91,15 @@ constexpr int64_t kWidthAtOnce = kGroupsAtOnce * kGroup;
 // columns 32 * group onwards, kGroupsAtOnce groups of them, for the item's rows: out [rows][width]
 void project(const Kernels& kernels, const Matrix Expert::*matrix, int64_t group, const Item& item,
              const Item* next, float* out) {
-    multiply_tiles(kernels, run_of(&item, matrix), 2 * group, run_of(next, matrix),
-                   item.work->input, item.span(), item.first, item.last, out, kWidthAtOnce);
+    const auto multiply = [&](const ActivationBuffer& x, const Span& span, int64_t first,
+                              int64_t last) {
+        multiply_tiles(kernels, run_of(&item, matrix), 2 * group, run_of(next, matrix), x, span,
+                       first, last, out, kWidthAtOnce);
+    };
+    const BankWork& work = *item.work;
+    if (!is_alone(item.span())) return multiply(work.input, item.span(), item.first, item.last);
+    const int64_t token = *work.rows.tokens(item.span().first());
+    multiply(work.tokens, Span(0, token + 1, 1), token, token + 1);
 }
 
 // gate = the hidden activations of the item's rows in `n` columns from `first` on
@@ -258,7 +268,7 @@ void lower_all(Runtime& runtime, const Due& due) {
 // many experts it goes to
 void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t tokens,
                 int64_t columns) {
-    const Forms forms = work.bank->input_forms();
+    const Forms forms = work.bank->input;
     const Span singles(0, tokens, 1);
     work.tokens.resize(tokens, columns, forms, normed);
     runtime.pool.run(tokens, [&](int64_t token) {
@@ -272,6 +282,7 @@ void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t t
     std::vector<Part> parts;
     for (size_t e = 0; e < work.bank->experts.size(); ++e) {
         const Span& span = work.rows.span(static_cast<int64_t>(e));
+        if (is_alone(span)) continue;
         for (int64_t panel = 0; panel < span.panels(); ++panel) parts.push_back({&span, panel});
     }
     // a panel an item, as for_rows has it
@@ -284,16 +295,9 @@ void fill_input(Runtime& runtime, BankWork& work, const float* normed, int64_t t
 
 }  // namespace
 
-Forms Bank::input_forms() const {
-    Forms forms;
-    for (const Expert& expert : experts) forms.add(expert.gate.format), forms.add(expert.up.format);
-    return forms;
-}
-
-Forms Bank::hidden_forms() const {
-    Forms forms;
-    for (const Expert& expert : experts) forms.add(expert.down.format);
-    return forms;
+void Bank::put(size_t expert, const Matrix& gate, const Matrix& up, const Matrix& down) {
+    experts[expert].gate = gate, experts[expert].up = up, experts[expert].down = down;
+    input.add(gate.format), input.add(up.format), hidden.add(down.format);
 }
 
 void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts, int max_rows) {
@@ -330,7 +334,7 @@ void gather(Runtime& runtime, BankWork* works, int count, const float* normed, i
         const auto num_experts = static_cast<int64_t>(work.bank->experts.size());
         work.rows.sort(work.choice, tokens, num_experts, runtime.kernels.max_rows);
         fill_input(runtime, work, normed, tokens, columns);
-        work.hidden.resize(work.rows.count(), work.bank->width(), work.bank->hidden_forms());
+        work.hidden.resize(work.rows.count(), work.bank->width(), work.bank->hidden);
     }
 }
 
@@ -380,11 +384,11 @@ void feed_forward(Runtime& runtime, BankWork* works, int count, const float* nor
                   int64_t tokens, float* x, int64_t columns) {
     gather(runtime, works, count, normed, tokens, columns);
     runtime.pool.foresight().forget();
-    const bool is_alone = is_one(works, count, tokens);
-    if (is_alone) foresee_lower(runtime.pool.foresight(), works[0]);
+    const bool is_single = is_one(works, count, tokens);
+    if (is_single) foresee_lower(runtime.pool.foresight(), works[0]);
     const Due all = all_of(works, count);
     hide_all(runtime, all);
-    if (is_alone) return lower_one(runtime, works, count, columns, x);
+    if (is_single) return lower_one(runtime, works, count, columns, x);
     for (int w = 0; w < count; ++w) make_room(works[w]);
     lower_all(runtime, all);
     combine(runtime, works, count, tokens, x, columns);

@@ -20,10 +20,10 @@ struct Expert {
 struct Bank {
     std::vector<Expert> experts;
     GluRule rule;
+    Forms input, hidden;  // what any of them wants; a step would look through all of them for it
 
     int64_t width() const { return experts.front().gate.layout.rows; }
-    Forms input_forms() const;
-    Forms hidden_forms() const;
+    void put(size_t expert, const Matrix& gate, const Matrix& up, const Matrix& down);
 };
 
 constexpr int32_t kEmpty = -1;
@@ -61,7 +61,8 @@ struct BankWork {
     const Bank* bank;
     Choice choice;
     SortedRows rows;
-    ActivationBuffer tokens, input, hidden;  // `tokens`: once each; `input`: rows
+    // `tokens`: once each; `input`: rows, but for those that are alone with their expert
+    ActivationBuffer tokens, input, hidden;
     Scratch results;
     float* y = nullptr;  // [rows][tiles of down * 16]
 };

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expertly import kernels
@@ -145,9 +147,9 @@ class Decoder(nn.Module):
         return Cache(self.config, batch_size, self.embed_VD.device)
 
 
-def check_ids(ids_BS: Tensor, config: ModelConfig) -> None:
+def check_ids(ids_BS: Tensor | NDArray[np.int64], config: ModelConfig) -> None:
     """Raises InputError for no tokens at all and for ids outside the vocabulary."""
-    if ids_BS.dim() != 2 or ids_BS.numel() == 0:
+    if ids_BS.ndim != 2 or 0 in ids_BS.shape:
         raise InputError(
             f"token ids of shape {tuple(ids_BS.shape)}", hint="give at least one token, as BS"
         )

@@ -6,6 +6,7 @@ left out before the first of them.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import add
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from expertly import _native
 from expertly.config import Mixture, ModelConfig
 from expertly.device import DeviceTier, HostExpert
-from expertly.mixture import Choice, Routing, Tokens
+from expertly.mixture import Choice, Routing
 from expertly.mixture.routing import sort_rows, to_routing
 from expertly.model.angles import long_context, tables_of
+from expertly.model.columns import Columns
 from expertly.model.decoder import PROMPT_CHUNK, Output, check_ids, check_length
 from expertly.model.native_layers import (
     check_native,
@@ -120,19 +122,15 @@ class NativeDecoder:
         Raises InputError for ids outside the vocabulary and more tokens than the context. A pass
         that ends early, as by Ctrl-C, adds nothing to the cache.
         """
-        check_ids(ids_BS, self.config)
-        is_token_BS = np.ones(ids_BS.shape, bool) if mask_BS is None else mask_BS.bool().numpy()
-        counts_B = is_token_BS.sum(1)
+        check_ids(ids_BS.numpy(), self.config)
+        columns = Columns(ids_BS.shape, mask_BS)
         cache = cache or self.new_cache(ids_BS.shape[0])
-        before_B = np.array(cache.lengths)
-        check_length(int((before_B + counts_B).max()), self.config)
-        row_T, column_T = np.nonzero(is_token_BS)
-        rank_BS = is_token_BS.cumsum(1) - 1
-        position_T = before_B[row_T] + rank_BS[row_T, column_T]
-        with self._turn, self._adding(cache, counts_B.tolist()):
-            self._begin(ids_BS.numpy()[row_T, column_T], row_T, position_T, cache)
-            found = self._run_layers(cache, row_T, position_T, is_token_BS if routings else None)
-            return Output(self._logits(is_token_BS, logits), found)
+        check_length(max(map(add, cache.lengths, columns.counts_B)), self.config)
+        position_T = np.array(cache.lengths)[columns.sequence_T] + columns.rank_T
+        with self._turn, self._adding(cache, columns.counts_B):
+            self._begin(columns.tokens_of(ids_BS), columns.sequence_T, position_T, cache)
+            found = self._run_layers(cache, columns, position_T, routings)
+            return Output(self._logits(columns, logits), found)
 
     def _begin(
         self,
@@ -184,9 +182,9 @@ class NativeDecoder:
     def _run_layers(
         self,
         cache: PagedCache,
-        sequence_T: NDArray[np.int64],
+        columns: Columns,
         position_T: NDArray[np.int64],
-        is_token_BS: NDArray[np.bool_] | None,
+        has_routings: bool,
     ) -> tuple[Routing, ...] | None:
         found = []
         step, pool = self._step, cache.pool
@@ -195,10 +193,10 @@ class NativeDecoder:
             step.attend(layer, index, pool, table.cos, table.sin)
             rule = self.config.layers[index].feed_forward
             if self.rechoose is not None and isinstance(rule, Mixture):
-                choice = self.rechoose(index, sequence_T, position_T, *step.choice(layer))
+                choice = self.rechoose(index, columns.sequence_T, position_T, *step.choice(layer))
                 step.set_choice(layer, *choice)
-            if is_token_BS is not None and isinstance(rule, Mixture):
-                found.append(_routing(self._choice(layer, rule), rule, is_token_BS))
+            if has_routings and isinstance(rule, Mixture):
+                found.append(_routing(self._choice(layer, rule), rule, columns))
             if self.watch is not None and isinstance(rule, Mixture):
                 self.watch(index, position_T, *self._choice(layer, rule)[:2])
             if self.tier is not None and isinstance(rule, Mixture):
@@ -207,7 +205,7 @@ class NativeDecoder:
                 self._run_stored(self.store, index, layer)
             else:
                 step.feed_forward(layer)
-        return None if is_token_BS is None else tuple(found)
+        return tuple(found) if has_routings else None
 
     def _choice(self, layer: _native.Layer, rule: Mixture) -> tuple[Numbers, Floats, Floats]:
         """Of experts, whichever copy of them it is."""
@@ -249,20 +247,12 @@ class NativeDecoder:
             wanted = list(dict.fromkeys(ids))
             store.prefetch(later, self.tier.missing(later, wanted) if self.tier else wanted)
 
-    def _logits(self, is_token_BS: NDArray[np.bool_], which: Literal["all", "last"]) -> Tensor:
-        B, S = is_token_BS.shape
-        wanted_BS = np.zeros((B, S), bool)
-        wanted_BS[:, -1 if which == "last" else slice(None)] = True
-        wanted_BS &= is_token_BS
-        rows_T = np.nonzero(wanted_BS[is_token_BS])[0].astype(np.int32)
+    def _logits(self, columns: Columns, which: Literal["all", "last"]) -> Tensor:
+        rows_T = columns.last_rows() if which == "last" else np.arange(columns.num_tokens)
         found_TV = torch.from_numpy(
-            self._step.logits(self._norm, self._head, self._head_bias, rows_T)
+            self._step.logits(self._norm, self._head, self._head_bias, rows_T.astype(np.int32))
         )
-        if which == "last" and len(rows_T) == B:
-            return found_TV
-        logits_BSV = torch.zeros(B, S, found_TV.shape[1])
-        logits_BSV[torch.from_numpy(wanted_BS)] = found_TV
-        return logits_BSV[:, -1] if which == "last" else logits_BSV
+        return columns.spread_last(found_TV) if which == "last" else columns.spread(found_TV)
 
 
 def without_copies(ids_TK: Numbers, num_experts: int) -> Numbers:
@@ -286,21 +276,13 @@ class _Turn:
         self._step.add_experts(self._layer, experts)
 
 
-def _routing(
-    choice: tuple[Numbers, Floats, Floats], rule: Mixture, is_token_BS: NDArray[np.bool_]
-) -> Routing:
+def _routing(choice: tuple[Numbers, Floats, Floats], rule: Mixture, columns: Columns) -> Routing:
     """The choice of the tokens, put among the columns of padding (which chose expert 0)."""
-    mask_T = torch.from_numpy(is_token_BS.reshape(-1))
-    ids_TK, weight_TK, logits_TE = (_spread(torch.from_numpy(part), mask_T) for part in choice)
+    ids_TK, weight_TK, logits_TE = (
+        columns.spread(torch.from_numpy(part)).flatten(0, 1) for part in choice
+    )
     scores_TE = logits_TE if rule.router.rule == "sparsemixer" else logits_TE.softmax(-1)
-    sequence_BS = torch.arange(is_token_BS.shape[0])[:, None].expand(is_token_BS.shape)
     kept_TK = ids_TK >= 0
     found = Choice(ids_TK.long(), weight_TK, logits_TE, logits_TE.softmax(-1), scores_TE, kept_TK)
     rows = sort_rows(found.ids_TK, rule.num_experts, kept_TK)
-    return to_routing(found, rows, Tokens(mask_T, sequence_BS.flatten()))
-
-
-def _spread(part: Tensor, mask_T: Tensor) -> Tensor:
-    whole = part.new_zeros(len(mask_T), part.shape[1])
-    whole[mask_T] = part
-    return whole
+    return to_routing(found, rows, columns.tokens())
