@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cassert>
 #include <chrono>
 #include <new>
 #include <utility>
@@ -36,9 +37,10 @@ Birthplace::Birthplace() {
 
 Birthplace::~Birthplace() { munmap(const_cast<uint8_t*>(mark_), 1); }
 
-Pool::Pool(int threads) {
+Pool::Pool(int threads) : foresight_(threads), shares_(static_cast<size_t>(threads)) {
+    assert(threads > 0);
     try {
-        for (int i = 1; i < threads; ++i) crew_->workers.emplace_back([this] { serve(); });
+        for (int i = 1; i < threads; ++i) crew_->workers.emplace_back([this, i] { serve(i); });
     } catch (...) {
         // the system refuses more of them: those that began end before the error goes on
         close();
@@ -64,57 +66,54 @@ void Pool::close() {
 
 void Pool::start(int64_t items, Call call, const void* work) {
     const std::lock_guard<std::mutex> turn(turn_);
-    items_ = items;
     call_ = call;
     work_ = work;
-    next_.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < threads(); ++i) {
+        shares_[i].next.store(first_item(items, i), std::memory_order_relaxed);
+        shares_[i].end = first_item(items, i + 1);
+    }
     busy_.store(threads() - 1, std::memory_order_relaxed);
     job_.fetch_add(1);
     if (sleeping_.load() > 0) {
         const std::lock_guard<std::mutex> lock(crew_->mutex);
         crew_->wake.notify_all();
     }
-    try_items();
+    try_items(0);
     // the system may have given a worker's core to somebody else: let it have this one
     for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) {
-        if (i < 20000) wait_a_moment();
+        if (i < 20000) wait_a_moment(0);
         else std::this_thread::yield();
     }
     if (crew_->error) std::rethrow_exception(std::exchange(crew_->error, nullptr));
 }
 
 // all threads end before the job does, whatever its items throw
-void Pool::try_items() {
+void Pool::try_items(int thread) {
     try {
-        take_items();
+        for (int i = 0; i < threads(); ++i) take_items(shares_[(thread + i) % threads()]);
     } catch (...) {
-        next_.store(items_, std::memory_order_relaxed);
+        for (Share& share : shares_) share.next.store(share.end, std::memory_order_relaxed);
         const std::lock_guard<std::mutex> lock(crew_->mutex);
         if (!crew_->error) crew_->error = std::current_exception();
     }
 }
 
-void Pool::take_items() {
-    const auto take = [this] { return next_.fetch_add(1, std::memory_order_relaxed); };
-    // near the end nobody takes an item that another thread could begin at once
-    const int64_t early = items_ - 2 * threads();
-    for (int64_t item = take(); item < items_;) {
-        const int64_t next = item < early ? take() : -1;
-        call_(work_, item, next < items_ ? next : -1);
-        item = next < 0 ? take() : next;
-    }
+void Pool::take_items(Share& share) {
+    const auto take = [&share] { return share.next.fetch_add(1, std::memory_order_relaxed); };
+    for (int64_t item = take(); item < share.end; item = take())
+        call_(work_, item, item + 1 < share.end ? item + 1 : -1);
 }
 
-void Pool::wait_a_moment() {
-    if (!foresight_.fetch()) pause();
+void Pool::wait_a_moment(int thread) {
+    if (!foresight_.fetch(thread)) pause();
 }
 
-bool Pool::wait_for_job(uint64_t seen) {
+bool Pool::wait_for_job(int thread, uint64_t seen) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
     do {
         for (int i = 0; i < kPausesAClock; ++i) {
             if (job_.load() != seen) return !is_closing_;
-            wait_a_moment();
+            wait_a_moment(thread);
         }
     } while (std::chrono::steady_clock::now() < until);
     std::unique_lock<std::mutex> lock(crew_->mutex);
@@ -124,11 +123,11 @@ bool Pool::wait_for_job(uint64_t seen) {
     return !is_closing_;
 }
 
-void Pool::serve() {
+void Pool::serve(int thread) {
     const PlainFloats floats;
-    for (uint64_t seen = 0; wait_for_job(seen);) {
+    for (uint64_t seen = 0; wait_for_job(thread, seen);) {
         seen = job_.load();
-        try_items();
+        try_items(thread);
         busy_.fetch_sub(1, std::memory_order_release);
     }
 }

@@ -1,9 +1,11 @@
 // A pool of threads for work that is split into items.
 //
-// Items are handed out one by one, so that uneven ones keep all threads busy; work that asks for it
-// also learns which item its thread has next. Between jobs a worker spins for a moment, as the next
-// job of a decode step comes within microseconds, and then sleeps. One job at a time, callers wait
-// for their turn; the caller takes part in it. Whoever waits fetches what the next jobs will read.
+// Each thread has a run of items, as neighbours often lie side by side in memory and processors read
+// ahead; whoever is through takes from the others', one by one, so that uneven items keep all
+// threads busy. Work that asks for it also learns which item its thread probably has next. Between
+// jobs a worker spins for a moment, as the next job of a decode step comes within microseconds, and
+// then sleeps. One job at a time, callers wait for their turn; the caller takes part in it. Whoever
+// waits fetches what it will read in the next jobs.
 #pragma once
 
 #include <atomic>
@@ -44,6 +46,8 @@ public:
 
     Foresight& foresight() { return foresight_; }
     int threads() const { return static_cast<int>(crew_->workers.size()) + 1; }
+    // the first of a thread's run of items, which ends where the next thread's begins
+    int64_t first_item(int64_t items, int thread) const { return items * thread / threads(); }
 
     // calls work(item), or work(item, next) with next < 0 where that is not known, for every item
     // in [0, items); returns when all are done. What an item throws ends the job and is thrown
@@ -59,6 +63,12 @@ public:
 
 private:
     using Call = void (*)(const void* work, int64_t item, int64_t next);
+
+    // a thread's run of the items
+    struct alignas(64) Share {
+        std::atomic<int64_t> next{0};
+        int64_t end = 0;
+    };
 
     // what a fork cannot take down
     struct Crew {
@@ -77,11 +87,11 @@ private:
 
     void close();
     void start(int64_t items, Call call, const void* work);
-    void take_items();
-    void try_items();
-    void serve();
-    bool wait_for_job(uint64_t seen);
-    void wait_a_moment();
+    void take_items(Share& share);
+    void try_items(int thread);
+    void serve(int thread);
+    bool wait_for_job(int thread, uint64_t seen);
+    void wait_a_moment(int thread);
 
     Foresight foresight_;
     Birthplace birthplace_;
@@ -89,8 +99,7 @@ private:
     std::mutex turn_;
     Call call_ = nullptr;
     const void* work_ = nullptr;
-    int64_t items_ = 0;
-    alignas(64) std::atomic<int64_t> next_{0};
+    std::vector<Share> shares_;  // by thread
     alignas(64) std::atomic<uint64_t> job_{0};
     alignas(64) std::atomic<int> busy_{0};
     std::atomic<int> sleeping_{0};

@@ -133,22 +133,30 @@ void hide(const Kernels& kernels, const Item& item, const Item* next) {
     }
 }
 
+// as `hide_all` would split experts of one panel each
+void foresee_hide(Pool& pool, const std::vector<const Expert*>& experts) {
+    int64_t total = 0;
+    for (const Expert* expert : experts) total += groups_of(*expert);
+    const int64_t step = parts_an_item(total, pool.threads(), kGroupsAtOnce);
+    std::vector<std::pair<const Expert*, int64_t>> items;
+    for (const Expert* expert : experts)
+        for (int64_t part = 0; part < groups_of(*expert); part += step)
+            items.emplace_back(expert, 2 * part);
+    foresee_items(pool, static_cast<int64_t>(items.size()), [&](int thread, int64_t i) {
+        const auto [expert, begin] = items[static_cast<size_t>(i)];
+        bool has_room = true;
+        for (int64_t tile = begin; tile < begin + 2 * step; tile += kTilesAtOnce)
+            for (const Matrix* w : {&expert->gate, &expert->up}) {
+                const TileRun run{w, 0, w->layout.tiles};
+                has_room = foresee(pool.foresight(), thread, run, tile,
+                                   std::min(tile + kTilesAtOnce, begin + 2 * step));
+            }
+        return has_room;
+    });
+}
+
 int64_t result_stride(const Bank& bank) {
     return bank.experts.front().down.layout.tiles * kTileRows;
-}
-
-// the first tiles of a matrix, as many as are computed together
-void foresee(Foresight& foresight, const Matrix& w, int64_t tile) {
-    const Strip strip = TileRun{&w, 0, w.layout.tiles}.at(tile);
-    foresight.add(strip.data, strip.count * w.layout.tile_bytes);
-}
-
-// of one token's choice: what the first items of `lower_one` read
-void foresee_lower(Foresight& foresight, const BankWork& work) {
-    for (int64_t tile = 0; tile < 2 * kTilesAtOnce; tile += kTilesAtOnce)
-        for (int64_t slot = 0; slot < work.choice.num_chosen; ++slot)
-            if (work.choice.ids[slot] != kEmpty)
-                foresee(foresight, work.bank->experts[work.choice.ids[slot]].down, tile);
 }
 
 // results of the item's rows and tiles: y [rows of the bank][stride]
@@ -217,9 +225,28 @@ void lower_one(const Kernels& kernels, BankWork* works, int count, int64_t tile,
     for (int64_t i = 0; i < n; ++i) x[first + i] += sum[i];
 }
 
+int64_t tiles_an_item(int64_t tiles, const Pool& pool) {
+    return std::clamp<int64_t>(tiles / (16 * pool.threads()), 1, kTilesAtOnce);
+}
+
+void foresee_lower(Pool& pool, const BankWork& work) {
+    const int64_t tiles = work.bank->experts.front().down.layout.tiles;
+    const int64_t step = tiles_an_item(tiles, pool);
+    foresee_items(pool, (tiles + step - 1) / step, [&](int thread, int64_t item) {
+        bool has_room = true;
+        for (int64_t slot = 0; slot < work.choice.num_chosen; ++slot) {
+            const int32_t id = work.choice.ids[slot];
+            if (id == kEmpty) continue;
+            const TileRun run{&work.bank->experts[id].down, 0, tiles};
+            has_room = foresee(pool.foresight(), thread, run, item * step, (item + 1) * step);
+        }
+        return has_room;
+    });
+}
+
 void lower_one(Runtime& runtime, BankWork* works, int count, int64_t columns, float* x) {
     const int64_t tiles = (columns + kTileRows - 1) / kTileRows;
-    const int64_t step = std::clamp<int64_t>(tiles / (16 * runtime.pool.threads()), 1, kTilesAtOnce);
+    const int64_t step = tiles_an_item(tiles, runtime.pool);
     runtime.pool.run((tiles + step - 1) / step, [&](int64_t item, int64_t next) {
         const int64_t end = std::min(tiles, (item + 1) * step);
         for (int64_t t = item * step; t < end; t += kTilesAtOnce)
@@ -320,11 +347,15 @@ void SortedRows::sort(const Choice& choice, int64_t tokens, int64_t num_experts,
     }
 }
 
-void foresee(Foresight& foresight, const Bank& bank, const Choice& choice, int64_t tokens) {
-    const int32_t* ids = choice.ids;
-    const Expert& first = bank.experts[*std::min_element(ids, ids + tokens * choice.num_chosen)];
-    for (int64_t tile = 0; tile < first.gate.layout.tiles; tile += kTilesAtOnce)
-        foresee(foresight, first.gate, tile), foresee(foresight, first.up, tile);
+void foresee(Pool& pool, const Bank& bank, const Bank* shared, const Choice& choice,
+             int64_t tokens) {
+    std::vector<bool> is_chosen(bank.experts.size());
+    for (int64_t s = 0; s < tokens * choice.num_chosen; ++s) is_chosen[choice.ids[s]] = true;
+    std::vector<const Expert*> experts;
+    for (size_t e = 0; e < is_chosen.size(); ++e)
+        if (is_chosen[e]) experts.push_back(&bank.experts[e]);
+    if (shared != nullptr) experts.push_back(&shared->experts.front());
+    foresee_hide(pool, experts);
 }
 
 void gather(Runtime& runtime, BankWork* works, int count, const float* normed, int64_t tokens,
@@ -383,9 +414,9 @@ void combine(Runtime& runtime, BankWork* works, int count, int64_t tokens, float
 void feed_forward(Runtime& runtime, BankWork* works, int count, const float* normed,
                   int64_t tokens, float* x, int64_t columns) {
     gather(runtime, works, count, normed, tokens, columns);
-    runtime.pool.foresight().forget();
     const bool is_single = is_one(works, count, tokens);
-    if (is_single) foresee_lower(runtime.pool.foresight(), works[0]);
+    if (is_single) foresee_lower(runtime.pool, works[0]);
+    else runtime.pool.foresight().forget();
     const Due all = all_of(works, count);
     hide_all(runtime, all);
     if (is_single) return lower_one(runtime, works, count, columns, x);

@@ -35,8 +35,9 @@ struct Choice {
     int64_t num_chosen;
 };
 
-// what a feed-forward of these T tokens reads first, for threads that wait
-void foresee(Foresight& foresight, const Bank& bank, const Choice& choice, int64_t tokens);
+// what a feed-forward of these T tokens reads first, for threads that wait; `shared` may be null
+void foresee(Pool& pool, const Bank& bank, const Bank* shared, const Choice& choice,
+             int64_t tokens);
 
 // the pairs of token and slot that are not empty, sorted by expert, within an expert by token
 class SortedRows {

@@ -42,6 +42,14 @@ std::vector<Item> split(const Product* products, int count, int64_t panels, cons
 
 }  // namespace
 
+void foresee(Runtime& runtime, const Product* products, int count, int64_t panels) {
+    const auto items = split(products, count, panels, runtime);
+    foresee_items(runtime.pool, static_cast<int64_t>(items.size()), [&](int thread, int64_t i) {
+        const TileRun& run = items[static_cast<size_t>(i)].run;
+        return foresee(runtime.pool.foresight(), thread, run, run.begin, run.end);
+    });
+}
+
 void multiply(Runtime& runtime, const Product* products, int count, const ActivationBuffer& x,
               const Span& span) {
     const auto items = split(products, count, span.panels(), runtime);

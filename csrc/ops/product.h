@@ -17,4 +17,7 @@ struct Product {
 void multiply(Runtime& runtime, const Product* products, int count, const ActivationBuffer& x,
               const Span& span);
 
+// what such a job of `panels` will read first, for threads that wait; `y` is not looked at
+void foresee(Runtime& runtime, const Product* products, int count, int64_t panels);
+
 }  // namespace expertly

@@ -20,8 +20,8 @@ void add(const std::vector<float>& bias, float* y) {
 
 // of a matrix that is next but one
 void Step::foresee(const Matrix& w) {
-    runtime_.pool.foresight().forget();
-    runtime_.pool.foresight().add(w.data, w.layout.num_bytes());
+    const Product product{&w, nullptr, 0};
+    expertly::foresee(runtime_, &product, 1, span().panels());
 }
 
 void Step::begin(Tokens tokens, const PagePool& pool, const Matrix& embedding) {
@@ -59,18 +59,18 @@ void Step::project(const Layer& layer) {
     Forms forms;
     for (const Matrix* w : {&attention.q, &attention.k, &attention.v}) forms.add(w->format);
     activations_.resize(count(), columns_, forms, normed_);
-    foresee(attention.q);
-    for_rows(runtime_.pool, span(), [&](int64_t t) {
-        float* normed = normed_ + t * columns_;
-        normalise(runtime_.kernels, layer.attention_norm, x_ + t * columns_, normed);
-        activations_.fill(runtime_.kernels, span(), t, normed);
-    });
     const int64_t q = padded_rows(attention.q), k = padded_rows(attention.k);
     qkv_stride_ = q + k + padded_rows(attention.v);
     qkv_ = qkv_room_.get<float>(count() * qkv_stride_);
     const Product products[] = {{&attention.q, qkv_, qkv_stride_},
                                 {&attention.k, qkv_ + q, qkv_stride_},
                                 {&attention.v, qkv_ + q + k, qkv_stride_}};
+    expertly::foresee(runtime_, products, 3, span().panels());
+    for_rows(runtime_.pool, span(), [&](int64_t t) {
+        float* normed = normed_ + t * columns_;
+        normalise(runtime_.kernels, layer.attention_norm, x_ + t * columns_, normed);
+        activations_.fill(runtime_.kernels, span(), t, normed);
+    });
     foresee(attention.o);
     multiply(runtime_, products, 3, activations_, span());
 }
@@ -150,9 +150,8 @@ void Step::choose(const Layer& layer) {
         expertly::choose(logits + t * router_stride_, E, K, router.rule, probs_.data() + t * E,
                          ids_.data() + t * K, weights_.data() + t * K);
     });
-    runtime_.pool.foresight().forget();
-    expertly::foresee(runtime_.pool.foresight(), layer.experts, {ids_.data(), weights_.data(), K},
-                      count());
+    expertly::foresee(runtime_.pool, layer.experts, layer.shared.get(),
+                      {ids_.data(), weights_.data(), K}, count());
     router_logits_ = logits;
 }
 

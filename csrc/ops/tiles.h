@@ -38,6 +38,24 @@ struct TileRun {
     }
 };
 
+// tiles [begin, end) of a run, as far as it goes, as what a thread will read; false once it has enough
+inline bool foresee(Foresight& foresight, int thread, const TileRun& run, int64_t begin,
+                    int64_t end) {
+    const int64_t count = std::min(end, run.end) - begin;
+    return count <= 0 ||
+           foresight.add(thread, run.w->tile(begin), count * run.w->layout.tile_bytes);
+}
+
+// in place of what was foreseen before: what each thread's first items of a job will read;
+// add(thread, item) until it returns false
+template <class Add>
+void foresee_items(Pool& pool, int64_t items, const Add& add) {
+    pool.foresight().forget();
+    for (int thread = 0; thread < pool.threads(); ++thread)
+        for (int64_t i = pool.first_item(items, thread); i < pool.first_item(items, thread + 1); ++i)
+            if (!add(thread, i)) break;
+}
+
 // what to fetch while the tiles from `tile` on are computed: those that follow, or the first of the
 // run that the thread takes up next, which may have none
 inline Strip ahead_of(const TileRun& run, int64_t tile, const TileRun& next) {
