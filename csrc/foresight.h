@@ -8,8 +8,8 @@
 
 namespace expertly {
 
-// One thread says what comes for each; each fetches its own, as caches are a core's. A hint that is
-// out of date costs a fetch, no more: fetching touches nothing.
+// Whoever has work says what comes for each thread; each fetches its own, as caches are a core's. A
+// hint that is out of date, or of two who speak at once, costs a fetch, no more: it touches nothing.
 class Foresight {
 public:
     explicit Foresight(int threads) : lists_(static_cast<size_t>(threads)) {}
@@ -17,7 +17,7 @@ public:
     void forget() {
         for (List& list : lists_) {
             list.count.store(0, std::memory_order_relaxed);
-            list.left = kMostBytes;
+            list.left.store(kMostBytes, std::memory_order_relaxed);
             list.version.fetch_add(1, std::memory_order_release);
         }
     }
@@ -26,12 +26,13 @@ public:
     bool add(int thread, const uint8_t* data, int64_t num_bytes) {
         List& list = lists_[static_cast<size_t>(thread)];
         const int64_t count = list.count.load(std::memory_order_relaxed);
-        if (count == kMostRanges || list.left <= 0) return false;
-        const int64_t taken = std::min(num_bytes, list.left);
+        const int64_t left = list.left.load(std::memory_order_relaxed);
+        if (count == kMostRanges || left <= 0) return false;
+        const int64_t taken = std::min(num_bytes, left);
         list.ranges[count].begin.store(data, std::memory_order_relaxed);
         list.ranges[count].end.store(data + taken, std::memory_order_relaxed);
         list.count.store(count + 1, std::memory_order_release);
-        list.left -= taken;
+        list.left.store(left - taken, std::memory_order_relaxed);
         return true;
     }
 
@@ -66,7 +67,7 @@ private:
         alignas(64) Range ranges[kMostRanges];
         std::atomic<int64_t> count{0};
         std::atomic<uint32_t> version{0};
-        int64_t left = kMostBytes;
+        std::atomic<int64_t> left{kMostBytes};
         // where the thread is that fetches
         alignas(64) uint32_t seen = 0;
         int64_t range = 0;

@@ -117,6 +117,17 @@ def calls_at_once(call, given: list, times: int) -> list[list]:  # type: ignore[
         return list(pool.map(lambda one: [call(one) for _ in range(times)], given))
 
 
+@pytest.mark.parametrize("threads", range(2, 6))
+def test_every_tile_is_computed_however_many_there_are_for_a_thread(threads: int) -> None:
+    """Fewer tiles than threads leave some without; more are taken over from slower threads."""
+    maker, alone, together = Maker(), _native.Runtime(1), _native.Runtime(threads)
+    for tiles in (1, 2, 3, 7, 40):
+        w = maker.matrix(16 * tiles, 64)
+        x = maker.rng.standard_normal((3, 64)).astype(np.float32)
+        for _ in range(10):
+            assert np.array_equal(together.linear(x, w), alone.linear(x, w))
+
+
 def test_threads_that_share_a_runtime_wait_for_each_other() -> None:
     runtime, w = _native.Runtime(2), Maker().matrix(256, 256)
     given = [np.random.default_rng(i).standard_normal((40, 256)).astype(np.float32) for i in (1, 2)]

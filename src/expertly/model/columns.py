@@ -13,7 +13,7 @@ from expertly.mixture import Tokens
 class Columns:
     """Of a batch of `shape` B, S: all of them, or those that `mask_BS` marks; T tokens.
 
-    Much of what Python costs a step of one token: without a mask nothing is searched for one.
+    Without a mask nothing is searched for one, as such calls are most of what Python costs a step.
     """
 
     def __init__(self, shape: Sequence[int], mask_BS: Tensor | None = None) -> None:
@@ -39,7 +39,8 @@ class Columns:
     def tokens_of(self, ids_BS: Tensor) -> NDArray[np.int64]:
         """ids_T of the tokens."""
         ids = ids_BS.numpy()
-        found: NDArray[np.int64] = ids.ravel() if self._mask_BS is None else ids[self._mask_BS]
+        found: NDArray[np.int64]
+        found = ids.ravel() if self._mask_BS is None else ids[self._mask_BS.numpy()]
         return found
 
     def last_rows(self) -> NDArray[np.int64]:
