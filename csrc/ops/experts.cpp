@@ -225,13 +225,13 @@ void lower_one(const Kernels& kernels, BankWork* works, int count, int64_t tile,
     for (int64_t i = 0; i < n; ++i) x[first + i] += sum[i];
 }
 
-int64_t tiles_an_item(int64_t tiles, const Pool& pool) {
+int64_t step_of_lower_one(int64_t tiles, const Pool& pool) {
     return std::clamp<int64_t>(tiles / (16 * pool.threads()), 1, kTilesAtOnce);
 }
 
 void foresee_lower(Pool& pool, const BankWork& work) {
     const int64_t tiles = work.bank->experts.front().down.layout.tiles;
-    const int64_t step = tiles_an_item(tiles, pool);
+    const int64_t step = step_of_lower_one(tiles, pool);
     foresee_items(pool, (tiles + step - 1) / step, [&](int thread, int64_t item) {
         bool has_room = true;
         for (int64_t slot = 0; slot < work.choice.num_chosen; ++slot) {
@@ -246,7 +246,7 @@ void foresee_lower(Pool& pool, const BankWork& work) {
 
 void lower_one(Runtime& runtime, BankWork* works, int count, int64_t columns, float* x) {
     const int64_t tiles = (columns + kTileRows - 1) / kTileRows;
-    const int64_t step = tiles_an_item(tiles, runtime.pool);
+    const int64_t step = step_of_lower_one(tiles, runtime.pool);
     runtime.pool.run((tiles + step - 1) / step, [&](int64_t item, int64_t next) {
         const int64_t end = std::min(tiles, (item + 1) * step);
         for (int64_t t = item * step; t < end; t += kTilesAtOnce)
