@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from expertly.engine import Sampling
-from expertly.engine.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalise, warp
+from expertly.engine.sample import choose, draw, keep_min_p, keep_top_k, keep_top_p, penalise, warp
 from expertly.errors import CheckpointError
 
 NEVER = -math.inf
@@ -76,6 +76,52 @@ def test_top_p_is_that_of_transformers(seed: int, size: int, top_p: float) -> No
 
     logits_V = logits_of(seed, size)
     assert torch.equal(keep_top_p(logits_V, top_p), theirs(TopPLogitsWarper(top_p), logits_V))
+
+
+@pytest.mark.parametrize("top_p", [0.0, 0.3, 0.8, 0.95])
+def test_top_p_of_a_large_vocabulary_is_that_of_a_sort_of_all(top_p: float) -> None:
+    """A few tokens have nearly all of the probability, as in texts, and what they have is far more
+    than what float32 rounds."""
+    logits_V = logits_of(3, 20_000)
+    logits_V[:60] = torch.linspace(12.0, 18.0, 60)
+    logits_V = logits_V[torch.randperm(20_000, generator=torch.Generator().manual_seed(1))]
+    sorted_V, order_V = logits_V.double().sort(descending=True)
+    # those before which less than top_p lies
+    probs_V = sorted_V.softmax(0)
+    num_kept = max(1, int((probs_V.cumsum(0) - probs_V < top_p).sum()))
+    kept_N = keep_top_p(logits_V, top_p).isfinite().nonzero().flatten()
+    assert kept_N.tolist() == sorted(order_V[:num_kept].tolist())
+
+
+def test_top_p_of_one_keeps_a_large_vocabulary() -> None:
+    logits_V = logits_of(0, 20_000)
+    assert torch.equal(keep_top_p(logits_V, 1.0), logits_V)
+
+
+def test_tokens_are_drawn_as_often_as_is_probable() -> None:
+    probs_V = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.tensor([draw(probs_V, generator) for _ in range(20_000)])
+    # a standard deviation is at most 71
+    expected = 20_000 * probs_V
+    assert (drawn.bincount(minlength=5) - expected).abs().max() < 300
+
+
+@given(st.lists(st.sampled_from([0.0, 1e-30, 1e-8, 0.1, 1.0]), min_size=1, max_size=9), SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_what_has_no_probability_is_never_drawn(weights: list[float], seed: int) -> None:
+    assume(sum(weights) > 0)
+    generator = torch.Generator().manual_seed(seed)
+    assert weights[draw(torch.tensor(weights), generator)] > 0
+
+
+def test_the_least_and_the_largest_number_draw_the_first_and_the_last(monkeypatch) -> None:
+    probs_V = torch.tensor([0.0, 0.7, 0.0, 0.3, 0.0])
+    found = []
+    for number in (0, (1 << 52) - 1):
+        monkeypatch.setattr(torch, "randint", lambda *_, n=number, **__: torch.tensor(n))
+        found.append(draw(probs_V, torch.Generator()))
+    assert found == [1, 3]
 
 
 @given(SEEDS, SIZES, WEIGHTS)

@@ -10,6 +10,8 @@ from expertly.engine.sampling import Sampling
 from expertly.errors import CheckpointError
 
 _NEVER = float("-inf")
+# sorted in no time
+_FEW = 4096
 
 
 def penalise(logits_V: Tensor, seen_ids: Iterable[int], penalty: float) -> Tensor:
@@ -26,13 +28,31 @@ def keep_top_k(logits_V: Tensor, top_k: int) -> Tensor:
     return logits_V.masked_fill(logits_V < least, _NEVER)
 
 
+def _likely(probs_V: Tensor, rest: float) -> Tensor:
+    """Ids but for some that are left out whatever the others are: together they are at most half of
+    `rest`. What is to be sorted is few then; a whole vocabulary takes as long as a model's step."""
+    least = rest / (2 * len(probs_V))
+    ids_N = (probs_V >= least).nonzero().flatten()
+    while least > 0 and len(ids_N) > _FEW:
+        least *= 8
+        if probs_V.masked_fill(probs_V >= least, 0.0).sum() > rest / 2:
+            break
+        ids_N = (probs_V >= least).nonzero().flatten()
+    return ids_N
+
+
 def keep_top_p(logits_V: Tensor, top_p: float) -> Tensor:
     """The fewest most probable tokens whose probabilities sum to top_p, at least one (nucleus
-    sampling, arXiv 1904.09751)."""
-    sorted_V, order_V = logits_V.sort()
-    is_rest_V = sorted_V.softmax(0).cumsum(0) <= 1 - top_p
-    is_rest_V[-1] = False
-    return logits_V.masked_fill(torch.empty_like(is_rest_V).scatter_(0, order_V, is_rest_V), _NEVER)
+    sampling, arXiv 1904.09751); of equal ones the last."""
+    probs_V = logits_V.softmax(0)
+    likely_L = _likely(probs_V, 1 - top_p)
+    logits_L, order_L = logits_V[likely_L].sort(stable=True)
+    likely_L = likely_L[order_L]
+    sums_L = probs_V.index_fill(0, likely_L, 0.0).sum() + probs_V[likely_L].cumsum(0)
+    is_rest_L = sums_L <= 1 - top_p
+    is_rest_L[-1] = False
+    kept = torch.full_like(logits_V, _NEVER)
+    return kept.index_copy_(0, likely_L[~is_rest_L], logits_L[~is_rest_L])
 
 
 def keep_min_p(logits_V: Tensor, min_p: float) -> Tensor:
@@ -57,6 +77,14 @@ def warp(logits_V: Tensor, seen_ids: Iterable[int], sampling: Sampling) -> Tenso
     return logits_V
 
 
+def draw(probs_V: Tensor, generator: torch.Generator) -> int:
+    """An id by its probability; what has none is never drawn."""
+    # by one number, where torch.multinomial draws one a token of the vocabulary
+    sums_V = probs_V.cumsum(0, dtype=torch.float64)
+    share = int(torch.randint(1 << 52, (), generator=generator)) / (1 << 52)
+    return int(torch.searchsorted(sums_V, sums_V[-1] * share, right=True))
+
+
 def choose(
     logits_V: Tensor, seen_ids: Iterable[int], sampling: Sampling, generator: torch.Generator
 ) -> int:
@@ -69,4 +97,4 @@ def choose(
     logits_V = warp(logits_V, seen_ids, sampling)
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    return int(torch.multinomial(logits_V.softmax(0), 1, generator=generator))
+    return draw(logits_V.softmax(0), generator)
