@@ -267,7 +267,7 @@ def _turns_long(length: int, config: ModelConfig) -> bool:
 
 def _next_id(sequence: Sequence, logits_V: Tensor) -> int:
     # on the CPU, so that a seed gives the same text on every device
-    return choose(logits_V.cpu(), sequence.ids, sequence.sampling, sequence.generator)
+    return choose(logits_V.cpu().numpy(), sequence.ids, sequence.sampling, sequence.generator)
 
 
 def _padded(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
