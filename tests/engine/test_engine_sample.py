@@ -214,6 +214,15 @@ def test_temperature_zero_is_the_largest_after_the_penalty() -> None:
     assert choose(logits_V, [1], penalised, generator) == 2
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-38, 1e-45, 5e-324])
+@pytest.mark.parametrize("shift", [-50.0, -2.0, 0.0, 40.0])
+def test_a_temperature_near_zero_is_the_largest(temperature: float, shift: float) -> None:
+    logits_V = of(1.0, 2.0, -math.inf, 1.9) + np.float32(shift)
+    for filters in ({}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.1}):
+        sampling = Sampling(temperature=temperature, **filters)
+        assert choose(logits_V, [0], sampling, torch.Generator()) == 1
+
+
 def test_the_same_seed_draws_the_same_tokens() -> None:
     def draw(seed: int) -> list[int]:
         generator = torch.Generator().manual_seed(seed)

@@ -231,6 +231,14 @@ def test_what_does_not_fit_is_refused_before_the_cache_grows(quantised) -> None:
     assert cache.lengths == [0] and cache.pool.pages_in_use == 0
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_cache_of_another_number_of_sequences_is_refused_and_stays(quantised, batch_size) -> None:
+    cache = quantised.new_cache(batch_size)
+    with pytest.raises(ValueError):
+        quantised(draw_ids(quantised.config, 2, 4), cache=cache)
+    assert cache.lengths == [0] * batch_size
+
+
 def test_a_native_model_knows_the_bytes_that_a_token_reads(tmp_path: Path) -> None:
     native = native_of(build(WIDE), "q8_0")
     blocks = {"q8_0": 34 / 32, "f32": 4.0}

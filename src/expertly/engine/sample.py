@@ -29,6 +29,17 @@ def penalise(logits_V: Floats, seen_ids: Iterable[int], penalty: float) -> Float
     return found
 
 
+def temper(logits_V: Floats, temperature: float) -> Floats:
+    """Divided by a temperature above 0. By one so small that they overflow, their distances from
+    the largest are: its own stays 0, and it alone is left."""
+    divisor = max(np.float32(temperature), np.finfo(np.float32).tiny)
+    with np.errstate(over="ignore"):
+        tempered_V = logits_V / divisor
+        if np.isinf(tempered_V.max()):
+            tempered_V = (logits_V - logits_V.max()) / divisor
+    return tempered_V
+
+
 def keep_top_k(logits_V: Floats, top_k: int) -> Floats:
     """The k largest, and whatever equals the smallest of them."""
     # one thread of torch's, and a quarter of numpy's time
@@ -83,7 +94,7 @@ def warp(logits_V: Floats, seen_ids: Iterable[int], sampling: Sampling) -> Float
         logits_V = penalise(logits_V, seen_ids, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits_V
-    logits_V = logits_V / np.float32(sampling.temperature)
+    logits_V = temper(logits_V, sampling.temperature)
     if sampling.top_k:
         logits_V = keep_top_k(logits_V, sampling.top_k)
     if sampling.top_p < 1:

@@ -6,7 +6,6 @@ left out before the first of them.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import add
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
@@ -125,7 +124,8 @@ class NativeDecoder:
         check_ids(ids_BS.numpy(), self.config)
         columns = Columns(ids_BS.shape, mask_BS)
         cache = cache or self.new_cache(ids_BS.shape[0])
-        check_length(max(map(add, cache.lengths, columns.counts_B)), self.config)
+        lengths = zip(cache.lengths, columns.counts_B, strict=True)
+        check_length(max(map(sum, lengths)), self.config)
         position_T = np.array(cache.lengths)[columns.sequence_T] + columns.rank_T
         with self._turn, self._adding(cache, columns.counts_B):
             self._begin(columns.tokens_of(ids_BS), columns.sequence_T, position_T, cache)
